@@ -14,6 +14,10 @@ from pagegate.transfer.faults import transfer_faults
 from pagegate.transfer.region import Region
 
 
+Owner = tuple[str, bytes, str]
+"""Policy identity, measurement and platform id of an attested peer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """A generation that became visible, and the MAC that proves it to the sender."""
@@ -27,7 +31,14 @@ class Receiver:
     """One transfer into one region. One stream drives it at a time; it survives a broken stream."""
 
     def __init__(
-        self, bridge: eb.Bridge, region: Region, transfer_id: bytes, *, expected_pages: int, delta: bool
+        self,
+        bridge: eb.Bridge,
+        region: Region,
+        transfer_id: bytes,
+        owner: Owner,
+        *,
+        expected_pages: int,
+        delta: bool,
     ) -> None:
         """Stages a generation. Raises TransferError REGION_BUSY, OUT_OF_RANGE."""
         if len(transfer_id) != macs.TRANSFER_ID_SIZE:
@@ -39,6 +50,7 @@ class Receiver:
             )
         self.region = region
         self.transfer_id = transfer_id
+        self.owner = owner
         self.expected_pages = expected_pages
         self.delta = delta
         self.batches = 0
@@ -47,11 +59,10 @@ class Receiver:
         self._lock = threading.Lock()
         self._transfer = region.begin(bridge, transfer_id, delta=delta)
 
-    def attach(self, *, region: Region, expected_pages: int, delta: bool) -> None:
-        """A stream takes this transfer up again. Raises TransferError when it is in use or is another one."""
-        if (region, expected_pages, delta) != (self.region, self.expected_pages, self.delta):
-            raise TransferError("TRANSFER_MISMATCH", "this transfer_id was begun with another region, size or mode")
-        self.acquire()
+    def check_same(self, *, expected_pages: int, delta: bool) -> None:
+        """Raises TransferError TRANSFER_MISMATCH when a resumed Begin says otherwise than the first."""
+        if (expected_pages, delta) != (self.expected_pages, self.delta):
+            raise TransferError("TRANSFER_MISMATCH", "this transfer_id was begun with another size or mode")
 
     def acquire(self) -> None:
         """Claims the transfer for one stream. Raises TransferError TRANSFER_IN_USE."""

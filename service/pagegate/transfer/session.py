@@ -5,12 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pagegate.errors import TransferError
 from pagegate.evidence.model import AccessMode, Verdict
 from pagegate.handshake.model import Established, GrantedRegion
-from pagegate.transfer.receiver import Receiver
 
 
 @dataclass(slots=True)
@@ -24,9 +23,6 @@ class LiveSession:
     expires_at: float
     """time.monotonic() at which the session ends."""
     verdict: Verdict
-    receivers: dict[bytes, Receiver] = field(default_factory=dict)
-    """Transfers of this session by transfer_id, bounded by SessionTable."""
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def owner(self) -> tuple[str, bytes, str]:
@@ -104,19 +100,11 @@ class SessionTable:
         return live
 
     def drop(self, session_id: bytes) -> None:
-        """Ends a session: keys are zeroised. Its staged transfers stay until their region needs the room."""
+        """Ends a session: keys are zeroised. A transfer in progress may go on under a new session."""
         with self._lock:
             live = self._sessions.pop(session_id, None)
         if live is not None:
             live.established.session.close()
-
-    def take_over(self, heir: LiveSession, transfer_id: bytes) -> Receiver | None:
-        """Moves a transfer of the same peer's earlier session to this one."""
-        with self._lock:
-            for live in self._sessions.values():
-                if live is not heir and live.owner == heir.owner and transfer_id in live.receivers:
-                    return live.receivers.pop(transfer_id)
-        return None
 
     def _sweep(self) -> None:
         now = self._clock()
