@@ -107,6 +107,10 @@ class EndorsementRequest:
     """64 bytes as in the report; all zero when masked."""
     reported_tcb: bytes
     """REPORTED_TCB, 8 bytes in file order."""
+    need_leaf: bool = True
+    """False when the evidence brought the leaf: the source need not spend its time on it."""
+    need_chain: bool = True
+    """False when the evidence brought ASK or ASVK, and ARK."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +124,17 @@ class Endorsements:
     source: str
     """Where they came from, for the operator: "evidence", "directory ...", "cache", "kds ..."."""
     fetched_at: datetime | None = None
+    """When the CRL was fetched; None when that is not known."""
+    problems: tuple[str, ...] = ()
+    """Why parts are missing or old, for the operator."""
 
 
 class EndorsementSource(Protocol):
-    """Where endorsements come from. Raises EndorsementError when they are not to be had."""
+    """Where endorsements come from. Raises EndorsementError when a needed leaf or chain is not to be had."""
 
     def find(self, request: EndorsementRequest) -> Endorsements:
-        """Returns what this source has for `request`; parts it lacks are None or empty."""
+        """Returns what this source has for `request`; a CRL or a part not needed that it lacks is None or
+        empty, and `problems` says why."""
         ...
 
 
