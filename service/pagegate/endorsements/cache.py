@@ -125,8 +125,11 @@ class Cache:
         with self._transaction() as db:
             db.execute(
                 f"INSERT OR REPLACE INTO part (key, {_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608
-                (part.key, part.kind.value, part.product, part.key_kind.value, part.hwid, part.tcb, stored.body, digest)
-                + (stored.source, stored.made_at, stored.expires_at, stored.fetched_at, stored.used_at),
+                (
+                    *(part.key, part.kind.value, part.product, part.key_kind.value, part.hwid, part.tcb),
+                    *(stored.body, digest, stored.source),
+                    *(stored.made_at, stored.expires_at, stored.fetched_at, stored.used_at),
+                ),
             )
             db.execute("DELETE FROM absent WHERE key = ?", (part.key,))
             self._make_room(db, self._max_bytes, keep=part.key)

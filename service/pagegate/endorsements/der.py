@@ -66,7 +66,9 @@ def read_whole(data: bytes) -> Node:
 def read_small_integer(node: Node) -> int:
     """An INTEGER of 0..255 in minimal form."""
     content = node.expect(INTEGER).content
-    minimal = len(content) == 1 and content[0] < 0x80 or len(content) == 2 and content[0] == 0 and content[1] >= 0x80
+    minimal = (len(content) == 1 and content[0] < 0x80) or (
+        len(content) == 2 and content[0] == 0 and content[1] >= 0x80
+    )
     if not minimal:
         raise DerError(f"INTEGER {content[:8].hex()} at offset {node.start} is not 0..255 in minimal form")
     return content[-1]

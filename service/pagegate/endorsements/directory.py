@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pagegate.endorsements.certificate import parse_certificate, split_pem
+from pagegate.endorsements import der
+from pagegate.endorsements.certificate import Certificate, parse_certificate, split_pem
 from pagegate.endorsements.clock import Clock, SystemClock
 from pagegate.endorsements.content import MAX_BODY, Content, parse_chain, parse_crl, parse_leaf
 from pagegate.endorsements.part import Part, PartKind, chain_part, crl_part, leaf_part
@@ -34,18 +35,21 @@ class Collected:
 
 def collect(files: Iterable[tuple[str, bytes]]) -> Collected:
     """Sorts (name, bytes) pairs into leaves, chains and CRLs. Signatures of leaves and CRLs are not checked here."""
-    leaves: list[Content] = []
-    crls: list[Content] = []
-    authorities: dict[bytes, bytes] = {}
+    contents: list[Content] = []
+    authorities: dict[bytes, Certificate] = {}
     skipped: list[str] = []
     for name, data in files:
         try:
             for label, body in split_pem(data) or [("", data)]:
-                _sort_in(name, label, body, leaves, crls, authorities)
+                found = _read(name, label, body)
+                if isinstance(found, Certificate):
+                    authorities[body] = found
+                else:
+                    contents += found
         except EndorsementError as error:
             skipped.append(f"{name}: {error.message}")
     chains = _pair(list(authorities.values()), skipped)
-    return Collected((*chains, *leaves, *crls), tuple(skipped))
+    return Collected((*chains, *contents), tuple(skipped))
 
 
 class DirectorySource:
@@ -136,24 +140,22 @@ def _contents(files: list[Path]) -> list[tuple[str, bytes]]:
     return contents
 
 
-def _sort_in(
-    name: str, label: str, body: bytes, leaves: list[Content], crls: list[Content], authorities: dict[bytes, bytes]
-) -> None:
-    if label not in ("", "CERTIFICATE", "X509 CRL"):
-        return
-    if label != "X509 CRL":
-        try:
-            certificate = parse_certificate(body)
-        except EndorsementError:
-            if label:
-                raise
-        else:
-            if certificate.spl:
-                leaves.append(parse_leaf(body))
-            else:
-                authorities[body] = body
-            return
-    crls.extend(parse_crl(body, kind) for kind in _kinds(name))
+def _read(name: str, label: str, body: bytes) -> list[Content] | Certificate:
+    """A leaf, a CRL (once for each key kind it stands for), or a CA certificate; nothing for other PEM blocks."""
+    if label == "X509 CRL" or (not label and _looks_like_crl(body)):
+        return [parse_crl(body, kind) for kind in _kinds(name)]
+    if label not in ("", "CERTIFICATE"):
+        return []
+    certificate = parse_certificate(body)
+    return [parse_leaf(body)] if certificate.spl else certificate
+
+
+def _looks_like_crl(body: bytes) -> bool:
+    """A to-be-signed CRL starts with its version or algorithm, a certificate with [0]."""
+    try:
+        return der.read_whole(body).children()[0].children()[0].tag != 0xA0
+    except (der.DerError, IndexError):
+        return False
 
 
 def _kinds(name: str) -> tuple[KeyKind, ...]:
@@ -163,11 +165,10 @@ def _kinds(name: str) -> tuple[KeyKind, ...]:
     return named if len(named) == 1 else tuple(KeyKind)
 
 
-def _pair(authorities: list[bytes], skipped: list[str]) -> list[Content]:
-    parsed = [parse_certificate(a) for a in authorities]
-    roots = {c.subject_der: c for c in parsed if c.self_issued}
+def _pair(authorities: list[Certificate], skipped: list[str]) -> list[Content]:
+    roots = {c.subject_der: c for c in authorities if c.self_issued}
     chains = []
-    for certificate in parsed:
+    for certificate in authorities:
         if certificate.self_issued:
             continue
         root = roots.get(certificate.issuer_der)
