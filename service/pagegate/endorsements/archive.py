@@ -62,7 +62,7 @@ def import_files(
     cache: Cache, files: list[tuple[str, bytes]], *, now: float, source: str, roots: frozenset[str] = frozenset()
 ) -> Imported:
     """Takes leaves, chains and CRLs into the cache, each only when its signature checks out against a chain
-    that is among `files` or cached. A CRL older than the cached one is refused.
+    that is among `files` or cached. What is older than the cached one is refused.
     """
     collected = collect(files)
     chosen = best(collected.contents, datetime.fromtimestamp(now, UTC))
@@ -84,6 +84,9 @@ def import_files(
 
 def _check(cache: Cache, content: Content, now: float, roots: frozenset[str]) -> None:
     part = content.part
+    held = cache.get(part, now)
+    if held is not None and held.made_at > content.made_at.timestamp():
+        raise EndorsementError("ENDORSEMENT_CONTENT_INVALID", "the cache has a newer one")
     if part.kind is PartKind.CHAIN:
         check_root(content, roots)
         return
@@ -94,9 +97,6 @@ def _check(cache: Cache, content: Content, now: float, roots: frozenset[str]) ->
             "ENDORSEMENT_CONTENT_INVALID", f"no {of_chain} to check it against; import its ASK or ASVK and ARK with it"
         )
     (check_leaf_link if part.kind is PartKind.LEAF else check_crl_link)(content, parse(of_chain, chain.body))
-    held = cache.get(part, now)
-    if held is not None and part.kind is PartKind.CRL and held.made_at > content.made_at.timestamp():
-        raise EndorsementError("ENDORSEMENT_CONTENT_INVALID", "the cache has a newer one")
 
 
 def _read_tar(path: Path) -> list[tuple[str, bytes]]:

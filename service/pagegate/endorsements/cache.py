@@ -13,7 +13,7 @@ import os
 import sqlite3
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +132,8 @@ class Cache:
                 ),
             )
             db.execute("DELETE FROM absent WHERE key = ?", (part.key,))
-            self._make_room(db, self._max_bytes, keep=part.key)
+            room = self._max_bytes - len(stored.body)
+            db.executemany("DELETE FROM part WHERE key = ?", [(p.key,) for p in _oversize(db, room, {part.key})])
         return stored
 
     def remove(self, parts: list[Part]) -> None:
@@ -146,10 +147,13 @@ class Cache:
             rows = db.execute(f"SELECT {_COLUMNS} FROM part ORDER BY key").fetchall()  # noqa: S608
         return [s for s in map(_stored, rows) if s is not None and s.intact]
 
-    def shrink(self, max_bytes: int) -> list[Part]:
-        """Drops the least recently used parts, leaves first, until at most `max_bytes` of bodies are left."""
-        with self._transaction() as db:
-            return self._make_room(db, max_bytes)
+    def oversize(self, max_bytes: int, *, without: Collection[Part] = ()) -> list[Part]:
+        """The least recently used parts, leaves first, that must go for the rest to fit in `max_bytes` of bodies.
+
+        `without` are those that go anyway.
+        """
+        with self._transaction(write=False) as db:
+            return _oversize(db, max_bytes, {part.key for part in without})
 
     def put_absent(self, part: Part, error: EndorsementError, *, now: float, seconds: float) -> None:
         """Remembers for `seconds` that `part` was not to be had."""
@@ -233,21 +237,6 @@ class Cache:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
 
-    def _make_room(self, db: sqlite3.Connection, max_bytes: int, keep: str = "") -> list[Part]:
-        total = db.execute("SELECT COALESCE(SUM(LENGTH(body)), 0) FROM part").fetchone()[0]
-        dropped = []
-        if total > max_bytes:
-            order = "ORDER BY kind != 'leaf', used_at, key"
-            for key, size, *row in db.execute(f"SELECT key, LENGTH(body), {_COLUMNS} FROM part {order}").fetchall():  # noqa: S608
-                if total <= max_bytes:
-                    break
-                if key != keep:
-                    db.execute("DELETE FROM part WHERE key = ?", (key,))
-                    total -= size
-                    stored = _stored(row)
-                    dropped += [stored.part] if stored else []
-        return dropped
-
     def _open_or_set_aside(self) -> sqlite3.Connection:
         try:
             return self._open()
@@ -287,6 +276,19 @@ class Cache:
             db.close()
             raise
         return db
+
+
+def _oversize(db: sqlite3.Connection, max_bytes: int, without: set[str]) -> list[Part]:
+    rows = db.execute(f"SELECT {_COLUMNS} FROM part ORDER BY kind != 'leaf', used_at, key").fetchall()  # noqa: S608
+    kept = [stored for stored in map(_stored, rows) if stored is not None and stored.part.key not in without]
+    total = sum(len(stored.body) for stored in kept)
+    parts = []
+    for stored in kept:
+        if total <= max_bytes:
+            break
+        total -= len(stored.body)
+        parts.append(stored.part)
+    return parts
 
 
 def _stored(row: list[object] | tuple[object, ...]) -> Stored | None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pagegate.endorsements import der
-from pagegate.endorsements.certificate import Certificate, parse_certificate, split_pem
+from pagegate.endorsements.certificate import Certificate, invalid, parse_certificate, split_pem
 from pagegate.endorsements.clock import Clock, SystemClock
 from pagegate.endorsements.content import MAX_BODY, Content, parse_chain, parse_crl, parse_leaf
 from pagegate.endorsements.part import Part, PartKind, chain_part, crl_part, leaf_part
@@ -146,6 +146,8 @@ def _read(name: str, label: str, body: bytes) -> list[Content] | Certificate:
         return [parse_crl(body, kind) for kind in _kinds(name)]
     if label not in ("", "CERTIFICATE"):
         return []
+    if body[:1] != b"\x30":
+        raise invalid("neither a certificate nor a revocation list, DER or PEM")
     certificate = parse_certificate(body)
     return [parse_leaf(body)] if certificate.spl else certificate
 
