@@ -1,7 +1,7 @@
 """The public client: attest, send, read.
 
-    with Client("127.0.0.1:7443", platform=platform, appraiser=appraiser, regions={"book": "write"}) as client:
-        client.send("book", memory)
+with Client("127.0.0.1:7443", platform=platform, appraiser=appraiser, regions={"book": "write"}) as client:
+    client.send("book", memory)
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeVar
 
-import enclave_bridge as eb
 import grpc
 from typing_extensions import Buffer
 
+import enclave_bridge as eb
 from pagegate.errors import ConfigError, HandshakeError, PagegateError, TransferError
 from pagegate.evidence.model import AccessMode, Appraiser
 from pagegate.handshake.client import ClientHandshake
@@ -426,5 +426,3 @@ def _next(call: Iterator[att.AttestResponse], step: str) -> att.AttestResponse:
     if response.WhichOneof("step") != step:
         raise HandshakeError("OUT_OF_ORDER", f"expected {step}, the server sent {response.WhichOneof('step')}")
     return response
-
-

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import grpc
 
 from pagegate.errors import HandshakeError, PagegateError
-from pagegate.handshake.appraise import EvidenceRejected
+from pagegate.handshake.appraise import EvidenceRejectedError
 from pagegate.handshake.model import HANDSHAKE_TIMEOUT_S, Established
 from pagegate.handshake.server import ServerHandshake
 from pagegate.rpc import errors
@@ -98,7 +98,9 @@ class AttestationServicer(pb_grpc.AttestationServicer):
             proof = _step(requests, "client_evidence").client_evidence
             with self._telemetry.span("pagegate.appraise") as span:
                 grant, established = handshake.confirm(proof.evidence, proof.client_finished)
-                span.set({"pagegate.identity": established.peer.identity or "", "pagegate.simulated": established.simulated})
+                span.set(
+                    {"pagegate.identity": established.peer.identity or "", "pagegate.simulated": established.simulated}
+                )
             self._sessions.add(established, peer)
             self._accepted(peer, established)
             yield pb.AttestResponse(
@@ -134,7 +136,7 @@ class AttestationServicer(pb_grpc.AttestationServicer):
     def _refused(self, peer: str, error: PagegateError) -> None:
         _log.warning("refused %s: %s", peer, error)
         details: dict[str, str | int | bool] = {"peer": peer, "reason": error.reason, **_checks(error)}
-        if isinstance(error, EvidenceRejected):
+        if isinstance(error, EvidenceRejectedError):
             details["failures"] = "; ".join(
                 f"{f.code} {f.field}: expected {f.expected}, found {f.found}" for f in error.verdict.failures
             )
