@@ -263,8 +263,8 @@ def _transfer_trace(receiver: OtlpReceiver) -> Trace | None:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         for trace in receiver.traces():
-            if any(span.name == "pagegate.send" for span in trace.spans) and any(
-                span.name == "pagegate.commit" for span in trace.spans
+            if any(span.name == "pagegate.client.send" for span in trace.spans) and any(
+                span.name == "pagegate.server.commit" for span in trace.spans
             ):
                 return trace
         time.sleep(0.1)

@@ -15,7 +15,7 @@ from pagegate.evidence.model import AccessMode
 from pagegate.rpc import codec, errors
 from pagegate.rpc.codec import Batch
 from pagegate.rpc.events import Observer, ServerEvent
-from pagegate.telemetry import Span, Tracing
+from pagegate.telemetry import Span, Tracing, rpc_attributes
 from pagegate.transfer import macs
 from pagegate.transfer.faults import transfer_faults
 from pagegate.transfer.receiver import Receiver
@@ -138,7 +138,7 @@ class PageTransferServicer:
 
     def _commit(self, live: LiveSession, receiver: Receiver, commit: pb.TransferCommit) -> pb.TransferPagesResponse:
         session = live.established.session
-        with self._telemetry.span("pagegate.commit", {"pagegate.region": receiver.region.spec.name}) as span:
+        with self._telemetry.span("pagegate.server.commit", {"pagegate.region": receiver.region.spec.name}) as span:
             receipt = receiver.commit(session, commit.pages, commit.mac)
             span.set({"pagegate.generation": receipt.generation, "pagegate.pages": receipt.pages})
         self._registry.finished(receiver)
@@ -234,20 +234,19 @@ class PageTransferServicer:
         try:
             with self._telemetry.span(
                 f"{SERVICE}/{method}",
-                {"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": method},
+                rpc_attributes(f"{SERVICE}/{method}"),
                 kind="server",
                 parent=parent,
             ) as span:
                 try:
                     yield span
                 except PagegateError as error:
-                    span.event("refused", {"pagegate.reason": error.reason})
-                    span.error(error.reason, error.reason)
+                    span.refused(error.reason)
                     raise
         except PagegateError as error:
             peer = context.peer()
             _log.warning("%s from %s refused: %s", method, peer, error)
-            self._telemetry.count("pagegate.refusals", 1, {"pagegate.reason": error.reason})
+            self._telemetry.count("pagegate.refusals", 1, {"pagegate.reason": error.reason, "pagegate.role": "server"})
             self._observer(ServerEvent("refusal", peer, {"method": method, "reason": error.reason}))
             errors.abort(context, error)
 
