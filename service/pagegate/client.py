@@ -148,7 +148,9 @@ class Client:
             finally:
                 handshake.close()
             self._telemetry.record(
-                "pagegate.handshake.duration", time.monotonic() - started, {"pagegate.role": "client", "pagegate.outcome": "ok"}
+                "pagegate.handshake.duration",
+                time.monotonic() - started,
+                {"pagegate.role": "client", "pagegate.outcome": "ok"},
             )
         return self._established
 

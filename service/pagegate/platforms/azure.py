@@ -88,7 +88,7 @@ class AzurePlatform:
     def simulated(self) -> bool:
         return False
 
-    def attest(self, report_data: bytes) -> Evidence:  # noqa: ARG002 - refused whatever it is
+    def attest(self, report_data: bytes) -> Evidence:
         """Always raises PlatformError AZURE_REPORT_NOT_FRESH: the report of the boot cannot carry `report_data`."""
         raise PlatformError(
             "AZURE_REPORT_NOT_FRESH",

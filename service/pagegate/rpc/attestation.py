@@ -68,7 +68,9 @@ class AttestationServicer(pb_grpc.AttestationServicer):
                         timer.cancel()
                         self._slots.release()
                     self._telemetry.record(
-                        "pagegate.handshake.duration", time.monotonic() - started, {"pagegate.role": "server", "pagegate.outcome": "ok"}
+                        "pagegate.handshake.duration",
+                        time.monotonic() - started,
+                        {"pagegate.role": "server", "pagegate.outcome": "ok"},
                     )
                 except PagegateError as error:
                     span.set(_checks(error))

@@ -1,6 +1,6 @@
 """Telemetry that does nothing, so that callers never ask whether telemetry is on."""
 
-# ruff: noqa: ARG002 - every method takes what the Protocol says and uses none of it
+
 
 from __future__ import annotations
 
