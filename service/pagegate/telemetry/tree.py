@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from dataclasses import replace
 from typing import TextIO
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
@@ -18,6 +19,7 @@ BAR_CELLS = 24
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _MAX_WAITING_TRACES = 64
 _MAX_SPANS = 512
+_FOLD_ABOVE = 3
 
 
 def trace_table(trace: TraceRecord) -> Table:
@@ -127,11 +129,32 @@ def _lines(roots: tuple[SpanNode, ...]) -> list[tuple[str, SpanRecord]]:
     while pending:
         node, own, below = pending.pop()
         lines.append((own, node.span))
-        last = len(node.children) - 1
+        children = _fold(node.children)
+        last = len(children) - 1
         for index in range(last, -1, -1):
             fork, rest = ("└─ ", "   ") if index == last else ("├─ ", "│  ")
-            pending.append((node.children[index], below + fork, below + rest))
+            pending.append((children[index], below + fork, below + rest))
     return lines
+
+
+def _fold(children: tuple[SpanNode, ...]) -> tuple[SpanNode, ...]:
+    """Many like leaves (a batch each) as one line: their number, and the sum of their times."""
+    groups: dict[tuple[str, str], list[SpanNode]] = {}
+    for child in children:
+        if not child.children and not child.span.error:
+            groups.setdefault((child.span.name, child.span.service), []).append(child)
+    folded: list[SpanNode] = []
+    for child in children:
+        group = groups.get((child.span.name, child.span.service), [])
+        if len(group) <= _FOLD_ABOVE or child not in group:
+            folded.append(child)
+        elif child is group[0]:
+            busy = sum(one.span.duration_ns for one in group)
+            span = replace(
+                child.span, name=f"{child.span.name} × {len(group)} (in sum)", end_ns=child.span.start_ns + busy
+            )
+            folded.append(SpanNode(span, ()))
+    return tuple(folded)
 
 
 def _bar(trace: TraceRecord, span: SpanRecord) -> Text:
