@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.appraiser import MeasuringAppraiser
-from support.platforms import CLIENT, SERVER, Guests
 
 from pagegate.client import Client
 from pagegate.platforms.simulated import SimulatedRoot
 from pagegate.server import Server, ServerOptions
 from pagegate.transfer.region import RegionSpec
+from support.appraiser import MeasuringAppraiser
+from support.platforms import CLIENT, SERVER, Guests
 
 BOOK = "book"
 DISK = "disk"
