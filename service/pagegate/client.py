@@ -1,7 +1,7 @@
 """The public client: attest, send, read.
 
-    with Client("127.0.0.1:7443", platform=platform, appraiser=appraiser, regions={"book": "write"}) as client:
-        client.send("book", memory)
+with Client("127.0.0.1:7443", platform=platform, appraiser=appraiser, regions={"book": "write"}) as client:
+    client.send("book", memory)
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeVar
 
-import enclave_bridge as eb
 import grpc
 from typing_extensions import Buffer
 
+import enclave_bridge as eb
 from pagegate.errors import ConfigError, HandshakeError, PagegateError, TransferError
 from pagegate.evidence.model import AccessMode, Appraiser
 from pagegate.handshake.client import ClientHandshake
@@ -26,7 +26,7 @@ from pagegate.rpc import codec
 from pagegate.rpc.codec import Batch
 from pagegate.rpc.errors import from_rpc_error
 from pagegate.rpc.tls import ClientTls
-from pagegate.telemetry import NO_TELEMETRY, Tracing
+from pagegate.telemetry import NO_TELEMETRY, Tracing, rpc_attributes
 from pagegate.transfer import macs
 from pagegate.transfer.faults import transfer_faults
 from pagegate.transfer.sender import Progress, Sender
@@ -136,20 +136,21 @@ class Client:
             suites=self._suites,
         )
         with self._telemetry.span(
-            "pagegate.handshake",
-            {"rpc.system": "grpc", "rpc.service": "pagegate.v1.Attestation", "rpc.method": "Attest"},
+            "pagegate.client.attest",
+            rpc_attributes("pagegate.v1.Attestation/Attest"),
             kind="client",
         ) as span:
             try:
                 self._established = self._run_handshake(handshake)
             except PagegateError as error:
-                span.event("refused", {"pagegate.reason": error.reason})
-                span.error(error.reason, error.reason)
+                span.refused(error.reason)
                 raise
             finally:
                 handshake.close()
             self._telemetry.record(
-                "pagegate.handshake.duration", time.monotonic() - started, {"pagegate.role": "client"}
+                "pagegate.handshake.duration",
+                time.monotonic() - started,
+                {"pagegate.role": "client", "pagegate.outcome": "ok"},
             )
         return self._established
 
@@ -164,7 +165,7 @@ class Client:
         )
         try:
             answer = _next(call, "server_evidence").server_evidence
-            with self._telemetry.span("pagegate.appraise"):
+            with self._telemetry.span("pagegate.client.appraise"):
                 proof = handshake.prove(answer.server_hello, answer.evidence)
             outgoing.put(
                 att.AttestRequest(
@@ -199,7 +200,7 @@ class Client:
             raise ConfigError("MODE", f"transfer mode {mode!r} is not 'replace' or 'delta'")
         pages = source if hasattr(source, "pages") and hasattr(source, "read") else BufferSource(source)
         started = time.monotonic()
-        with self._telemetry.span("pagegate.send", {"pagegate.region": region}, kind="client") as span:
+        with self._telemetry.span("pagegate.client.send", {"pagegate.region": region}, kind="client") as span:
             context = span.context
             sender = Sender(
                 self._bridge,
@@ -216,8 +217,7 @@ class Client:
             try:
                 generation, resumed = self._with_resume(sender)
             except PagegateError as error:
-                span.event("refused", {"pagegate.reason": error.reason})
-                span.error(error.reason, error.reason)
+                span.refused(error.reason)
                 raise
             finally:
                 sender.close()
@@ -316,14 +316,14 @@ class Client:
                 )
             return int(response.generation)
 
-        with self._telemetry.span("pagegate.send_page", {"pagegate.region": region}, kind="client"):
+        with self._telemetry.span("pagegate.client.send", {"pagegate.region": region}, kind="client"):
             return self._once_more(call)
 
     # ---- read -----------------------------------------------------------------------
 
     def read(self, region: str, *, progress: Progress | None = None) -> tuple[bytearray, Read]:
         """Reads a region's committed generation into memory, every page verified."""
-        with self._telemetry.span("pagegate.read", {"pagegate.region": region}, kind="client"):
+        with self._telemetry.span("pagegate.client.receive", {"pagegate.region": region}, kind="client"):
             return self._once_more(lambda: self._read(region, progress))
 
     def _read(self, region: str, progress: Progress | None) -> tuple[bytearray, Read]:
@@ -426,5 +426,3 @@ def _next(call: Iterator[att.AttestResponse], step: str) -> att.AttestResponse:
     if response.WhichOneof("step") != step:
         raise HandshakeError("OUT_OF_ORDER", f"expected {step}, the server sent {response.WhichOneof('step')}")
     return response
-
-

@@ -52,7 +52,8 @@ def parse_region(text: str) -> RegionSpec:
     size, _, base = place.partition("@")
     if not equals or not re.fullmatch(r"[a-z][a-z0-9-]{0,62}", name):
         raise ConfigError(
-            "REGION", f"{text!r} is not a region; write NAME=SIZE[@BASE_GPA][:DIRECTORY], for example book=64MiB@0x100000000"
+            "REGION",
+            f"{text!r} is not a region; write NAME=SIZE[@BASE_GPA][:DIRECTORY], for example book=64MiB@0x100000000",
         )
     try:
         base_gpa = int(base, 0) if base else 1 << 32
@@ -70,16 +71,19 @@ class PeerConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     platform: PlatformName = Field(
-        PlatformName.AUTO, description="Where this side's evidence is made. 'auto' takes the first hardware provider there is."
+        PlatformName.AUTO,
+        description="Where this side's evidence is made. 'auto' takes the first hardware provider there is.",
     )
     policy: Path | None = Field(
-        None, description="Appraisal policy (YAML): which evidence is believed and what it may do. See 'pagegate policy schema'."
+        None,
+        description="Appraisal policy (YAML): whom to believe and what they may do ('pagegate policy schema').",
     )
     allow_simulated: bool = Field(
         False, description="Accept and make SIMULATED evidence. It proves nothing: for trials and tests only."
     )
     simulated_root: Path | None = Field(
-        None, description="Directory of the simulated platform's root; both sides must share it. [default: STATE/simulated]"
+        None,
+        description="Directory of the simulated platform's root; both sides must share it. [default: STATE/simulated]",
     )
     simulated_chip: str = Field("chip-0", description="Name of the simulated chip this side runs on.")
     simulated_workload: str = Field(
@@ -109,7 +113,8 @@ class ServeConfig(PeerConfig):
 
     listen: str = Field("127.0.0.1:7443", description="Address and port to serve on; port 0 takes a free one.")
     region: tuple[str, ...] = Field(
-        (), description="A region, NAME=SIZE[@BASE_GPA][:DIRECTORY]; without a directory it lives in memory. May be given often."
+        (),
+        description="A region, NAME=SIZE[@BASE_GPA][:DIRECTORY], in memory without a directory. May be repeated.",
     )
     tls_cert: Path | None = Field(None, description="Server certificate (PEM); turns TLS on together with --tls-key.")
     tls_key: Path | None = Field(None, description="Private key of the server certificate (PEM).")
@@ -120,7 +125,9 @@ class ServeConfig(PeerConfig):
     max_batch_pages: int = Field(256, ge=1, le=4096, description="Most pages in one batch.")
     max_batches_in_flight: int = Field(32, ge=1, le=1024, description="Most batches a sender may be ahead.")
     drain_seconds: float = Field(20.0, ge=0, description="Seconds that running calls get to finish on SIGTERM.")
-    status_listen: str | None = Field(None, description="Address and port of the read-only status page, for example 127.0.0.1:7444.")
+    status_listen: str | None = Field(
+        None, description="Address and port of the read-only status page, for example 127.0.0.1:7444."
+    )
     prometheus_port: int | None = Field(None, ge=1, le=65535, description="Port of the Prometheus endpoint.")
     audit: bool = Field(True, description="Keep the audit log in the state directory.")
     log_json: bool = Field(False, description="Write logs as JSON lines with trace ids.")

@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
-import enclave_bridge as eb
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+import enclave_bridge as eb
 from pagegate.errors import ConfigError
 from pagegate.evidence.model import Appraiser, Verdict
 from pagegate.handshake.model import HANDSHAKE_TIMEOUT_S, SUITES_DEFAULT, Limits
@@ -76,9 +76,7 @@ class Server:
         self.started_at = time.time()
         self._observer = observer
         self._appraiser = appraiser
-        self.bridge = eb.Bridge(
-            max_sessions=options.max_sessions, max_handshakes=options.max_handshakes + 1
-        )
+        self.bridge = eb.Bridge(max_sessions=options.max_sessions, max_handshakes=options.max_handshakes + 1)
         self.regions = RegionTable(regions)
         self.sessions = SessionTable(options.max_sessions)
         self._registry = TransferRegistry(self.bridge, stale_after_s=options.stale_transfer_s)
@@ -193,4 +191,3 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop(0.5)
-

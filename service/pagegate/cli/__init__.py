@@ -31,7 +31,7 @@ class CommandFolder(click.Group):
         if cmd_name not in self.list_commands(ctx):
             return None
         command = import_module(f"{__name__}.{cmd_name}").command
-        assert isinstance(command, click.Command)  # noqa: S101 - a programming error in a command file
+        assert isinstance(command, click.Command)
         return command
 
 

@@ -12,6 +12,7 @@ import click
 
 from pagegate.config import PeerConfig, PlatformName, load
 from pagegate.endorsements import EndorsementSettings, build_source
+from pagegate.endorsements.settings import KDS_URL
 from pagegate.errors import ConfigError
 from pagegate.evidence.appraisal import EvidenceAppraiser
 from pagegate.evidence.policy import load_policy
@@ -47,7 +48,7 @@ def config_options(kind: type[PeerConfig]) -> Callable[[_F], _F]:
     return add
 
 
-def _click_type(annotation: Any) -> click.ParamType:
+def _click_type(annotation: Any) -> Any:
     if isinstance(annotation, UnionType):
         annotation = next(a for a in get_args(annotation) if a is not type(None))
     if isinstance(annotation, type) and issubclass(annotation, StrEnum):
@@ -100,7 +101,7 @@ def build_appraiser(config: PeerConfig) -> EvidenceAppraiser:
         directory=config.endorsements,
         cache_path=config.state / "endorsements.sqlite",
         offline=config.offline,
-        **({"kds_url": config.kds_url} if config.kds_url else {}),
+        kds_url=config.kds_url or KDS_URL,
     )
     return EvidenceAppraiser(
         load_policy(config.policy),

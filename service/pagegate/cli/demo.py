@@ -16,8 +16,12 @@ from pagegate.demo.run import Report, run
 
 
 @click.command("demo")
-@click.option("--mib", default=64, show_default=True, type=click.IntRange(1, 1024), help="Size of the heap that is moved.")
-@click.option("--directory", type=click.Path(path_type=Path), help="Keep everything here. [default: a temporary directory]")
+@click.option(
+    "--mib", default=64, show_default=True, type=click.IntRange(1, 1024), help="Size of the heap that is moved."
+)
+@click.option(
+    "--directory", type=click.Path(path_type=Path), help="Keep everything here. [default: a temporary directory]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
 def command(context: click.Context, mib: int, directory: Path | None, as_json: bool) -> None:
@@ -49,14 +53,20 @@ def _show(console: Console, report: Report) -> None:
     for column in ("attack", "answer", "refused"):
         attacks.add_column(column)
     for attack in report.attacks:
-        attacks.add_row(attack.name, attack.reason, "[green]yes[/green]" if attack.refused else "[bold red]NO[/bold red]")
+        attacks.add_row(
+            attack.name, attack.reason, "[green]yes[/green]" if attack.refused else "[bold red]NO[/bold red]"
+        )
     console.print(attacks)
     same = report.digest_client == report.digest_server
     summary = Table(title="The transfer (SIMULATED platform: proves nothing)", title_justify="left", show_header=False)
     summary.add_row("moved", f"{report.bytes >> 20} MiB, {report.pages:,} pages, {report.orders:,} orders")
     summary.add_row("rate", f"{report.bytes / report.seconds / 1e6:.0f} MB/s ({report.seconds:.2f} s)")
     summary.add_row("sha256 at the client", report.digest_client)
-    summary.add_row("sha256 at the server", report.digest_server + ("  [green]equal[/green]" if same else "  [red]DIFFERS[/red]"))
+    summary.add_row(
+        "sha256 at the server", report.digest_server + ("  [green]equal[/green]" if same else "  [red]DIFFERS[/red]")
+    )
     summary.add_row("server resident", f"{report.resident_server >> 20} MiB")
     console.print(summary)
-    console.print("[green]All as it should be.[/green]" if report.passed else "[bold red]Something got through.[/bold red]")
+    console.print(
+        "[green]All as it should be.[/green]" if report.passed else "[bold red]Something got through.[/bold red]"
+    )

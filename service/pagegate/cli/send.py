@@ -40,7 +40,9 @@ _RANGE = re.compile(r"(0x[0-9a-fA-F]+|[0-9]+)-(0x[0-9a-fA-F]+|[0-9]+)")
 @click.option("--mapping", help="With --pid: the mapping of this name in /proc/PID/maps, for example [heap].")
 @click.option("--gpa", help="Guest-physical address of the first page. [default: the region's base]")
 @click.option("--delta", is_flag=True, help="Keep the pages of the region that are not sent.")
-@click.option("--tls-server-cert", type=click.Path(path_type=Path), help="The server's own certificate (PEM); turns TLS on.")
+@click.option(
+    "--tls-server-cert", type=click.Path(path_type=Path), help="The server's own certificate (PEM); turns TLS on."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @config_options(PeerConfig)
 def command(
@@ -142,7 +144,9 @@ def _addresses(pid: int, address_range: str | None, mapping: str | None) -> tupl
     if address_range is not None:
         match = _RANGE.fullmatch(address_range)
         if match is None:
-            raise click.UsageError(f"--range {address_range!r} is not START-END, for example 0x7f0000000000-0x7f0000400000")
+            raise click.UsageError(
+                f"--range {address_range!r} is not START-END, for example 0x7f0000000000-0x7f0000400000"
+            )
         return int(match[1], 0), int(match[2], 0)
     if mapping is None:
         raise click.UsageError("with --pid say what to send: --range START-END or --mapping NAME")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import enclave_bridge as eb
 import grpc
 
+import enclave_bridge as eb
 from pagegate.client import Client
 from pagegate.errors import PagegateError
 from pagegate.evidence.model import Evidence, EvidenceType
@@ -52,7 +52,7 @@ class ReplayedEvidence:
     def simulated(self) -> bool:
         return True
 
-    def attest(self, report_data: bytes) -> Evidence:  # noqa: ARG002 - the point of the attack
+    def attest(self, report_data: bytes) -> Evidence:
         """The captured evidence, whatever this handshake's binding is."""
         return self._captured
 

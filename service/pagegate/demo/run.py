@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import enclave_bridge as eb
-
 from pagegate.client import Client
 from pagegate.config import PeerConfig, PlatformName
 from pagegate.demo.gate import Attack, attack
@@ -81,7 +80,8 @@ class Report:
                 "server_resident_bytes": self.resident_server,
             },
             "attacks": [
-                {"attack": a.name, "refused": a.refused, "reason": a.reason, "expected": a.expected} for a in self.attacks
+                {"attack": a.name, "refused": a.refused, "reason": a.reason, "expected": a.expected}
+                for a in self.attacks
             ],
             "trace": self.trace.to_json() if self.trace else None,
         }
@@ -110,7 +110,7 @@ def _process(command: Sequence[str], environment: dict[str, str], log: Path) -> 
 
 
 def _line(process: subprocess.Popen[str], log: Path) -> str:
-    assert process.stdout is not None  # noqa: S101 - asked for above
+    assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
         tail = log.read_text(encoding="utf-8")[-2000:]
@@ -119,7 +119,7 @@ def _line(process: subprocess.Popen[str], log: Path) -> str:
 
 
 def _tell(process: subprocess.Popen[str]) -> None:
-    assert process.stdin is not None  # noqa: S101 - asked for above
+    assert process.stdin is not None
     process.stdin.write("\n")
     process.stdin.flush()
 
@@ -161,8 +161,13 @@ def run(directory: Path, mebibytes: int, say: Say, build_appraiser: Callable[[Pe
         with (
             _process([sys.executable, "-m", "pagegate.demo.market", str(mebibytes)], environment, market_log) as market,
             _process(
-                [*pagegate, "serve", "--listen=127.0.0.1:0", f"--region={spec}"]
-                + _flags(state, policy, SERVER_WORKLOAD, otlp),
+                [
+                    *pagegate,
+                    "serve",
+                    "--listen=127.0.0.1:0",
+                    f"--region={spec}",
+                    *_flags(state, policy, SERVER_WORKLOAD, otlp),
+                ],
                 environment,
                 server_log,
             ) as server,
@@ -173,10 +178,20 @@ def run(directory: Path, mebibytes: int, say: Say, build_appraiser: Callable[[Pe
             say(f"process {server.pid} serves region {REGION} on {target}")
             _tell(market)
             digest = json.loads(_line(market, market_log))
-            say(f"trading paused after {digest['updates']:,} live updates; sha256 of the heap {digest['digest'][:16]}...")
+            say(
+                f"trading paused after {digest['updates']:,} live updates; sha256 of the heap {digest['digest'][:16]}..."
+            )
             sent = _send(
-                [*pagegate, "send", target, REGION, f"--pid={heap['pid']}", f"--range={heap['start']:#x}-{heap['end']:#x}"]
-                + ["--json", *_flags(state, policy, CLIENT_WORKLOAD, otlp)],
+                [
+                    *pagegate,
+                    "send",
+                    target,
+                    REGION,
+                    f"--pid={heap['pid']}",
+                    f"--range={heap['start']:#x}-{heap['end']:#x}",
+                    "--json",
+                    *_flags(state, policy, CLIENT_WORKLOAD, otlp),
+                ],
                 environment,
             )
             say(f"{sent['pages']} pages committed as generation {sent['generation']} in {sent['seconds']:.2f} s")
@@ -248,8 +263,8 @@ def _transfer_trace(receiver: OtlpReceiver) -> Trace | None:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         for trace in receiver.traces():
-            if any(span.name == "pagegate.send" for span in trace.spans) and any(
-                span.name == "pagegate.commit" for span in trace.spans
+            if any(span.name == "pagegate.client.send" for span in trace.spans) and any(
+                span.name == "pagegate.server.commit" for span in trace.spans
             ):
                 return trace
         time.sleep(0.1)

@@ -8,7 +8,7 @@ from pagegate.errors import HandshakeError
 from pagegate.evidence.model import Appraiser, Evidence, Verdict
 
 
-class EvidenceRejected(HandshakeError):
+class EvidenceRejectedError(HandshakeError):
     """The peer's evidence was appraised and not believed. `verdict` has every failed check."""
 
     def __init__(self, verdict: Verdict) -> None:
@@ -24,8 +24,8 @@ class EvidenceRejected(HandshakeError):
 
 
 def appraise(appraiser: Appraiser, evidence: Evidence, report_data: bytes) -> Verdict:
-    """Appraises evidence against this transcript's binding. Raises EvidenceRejected."""
+    """Appraises evidence against this transcript's binding. Raises EvidenceRejectedError."""
     verdict = appraiser.appraise(evidence, report_data=report_data, now=datetime.now(UTC))
     if not verdict.accepted:
-        raise EvidenceRejected(verdict)
+        raise EvidenceRejectedError(verdict)
     return verdict

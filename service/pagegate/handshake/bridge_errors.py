@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import enclave_bridge as eb
-
 from pagegate.errors import BridgeError, HandshakeError
 
 _PEER_FAULTS = {

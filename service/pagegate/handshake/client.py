@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import enclave_bridge as eb
-
 from pagegate.errors import HandshakeError
 from pagegate.evidence.model import AccessMode, Appraiser, Verdict
 from pagegate.handshake import wire
@@ -85,7 +84,7 @@ class ClientHandshake:
     def prove(self, server_hello: bytes, server_evidence: bytes) -> Proof:
         """Judges the server and, only when it is believed, makes this side's evidence.
 
-        Raises HandshakeError; EvidenceRejected when the server's evidence is not believed.
+        Raises HandshakeError; EvidenceRejectedError when the server's evidence is not believed.
         """
         suite, peer_key = self._read_server_hello(server_hello)
         with handshake_faults():

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import enclave_bridge as eb
-
 from pagegate.evidence.model import AccessMode, Verdict
 
 NONCE_SIZE = 32

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import enclave_bridge as eb
 from google.protobuf.duration_pb2 import Duration
 
+import enclave_bridge as eb
 from pagegate.errors import HandshakeError
 from pagegate.evidence.model import AccessMode, Appraiser, Verdict
 from pagegate.handshake import wire
@@ -89,7 +89,7 @@ class ServerHandshake:
                 f"{list(hello.evidence_offered)} and accepts {list(hello.evidence_accepted)}",
             )
         self._wanted = {region.name: wire.access_mode(region.mode) for region in hello.regions}
-        client_key = next(share.public_key for share in hello.key_shares if share.suite == self._suite)
+        client_key = next(share.public_key for share in hello.key_shares if int(share.suite) == self._suite)
         with handshake_faults():
             handshake = self._handshake = self._bridge.handshake(eb.Role.SERVER, [self._suite])
             handshake.select(self._suite)
@@ -116,7 +116,7 @@ class ServerHandshake:
     def confirm(self, evidence: bytes, client_finished: bytes) -> tuple[Grant, Established]:
         """Checks the client's key confirmation (cheap) and then its evidence (dear), and grants.
 
-        Raises HandshakeError; EvidenceRejected when the evidence is not believed; TransferError when
+        Raises HandshakeError; EvidenceRejectedError when the evidence is not believed; TransferError when
         policy does not grant what was asked.
         """
         handshake = self._handshake

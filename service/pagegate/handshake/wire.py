@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import TypeVar
 
-import enclave_bridge as eb
 from google.protobuf.message import DecodeError, Message
 
+import enclave_bridge as eb
 from pagegate.errors import HandshakeError
 from pagegate.evidence.model import AccessMode, Evidence, EvidenceType
 from pagegate.handshake.model import (
@@ -83,7 +83,8 @@ def version(number: int) -> None:
     """Refuses every protocol version but 1."""
     if number != pb.PROTOCOL_VERSION_1:
         raise HandshakeError(
-            "VERSION_UNSUPPORTED", f"the peer speaks protocol version {number}; this side speaks 1. Upgrade the older side."
+            "VERSION_UNSUPPORTED",
+            f"the peer speaks protocol version {number}; this side speaks 1. Upgrade the older side.",
         )
 
 

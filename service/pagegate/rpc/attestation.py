@@ -5,22 +5,23 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import grpc
 
 from pagegate.errors import HandshakeError, PagegateError
-from pagegate.handshake.appraise import EvidenceRejected
+from pagegate.handshake.appraise import EvidenceRejectedError
 from pagegate.handshake.model import HANDSHAKE_TIMEOUT_S, Established
 from pagegate.handshake.server import ServerHandshake
 from pagegate.rpc import errors
 from pagegate.rpc.events import Observer, ServerEvent
-from pagegate.telemetry import Tracing
+from pagegate.telemetry import Tracing, rpc_attributes
 from pagegate.transfer.session import SessionTable
 from pagegate.v1 import attestation_pb2 as pb
 from pagegate.v1 import attestation_pb2_grpc as pb_grpc
 
 _log = logging.getLogger(__name__)
+METHOD = "pagegate.v1.Attestation/Attest"
 
 
 class AttestationServicer(pb_grpc.AttestationServicer):
@@ -53,8 +54,8 @@ class AttestationServicer(pb_grpc.AttestationServicer):
         parent = self._telemetry.extract(context.invocation_metadata())
         try:
             with self._telemetry.span(
-                "pagegate.v1.Attestation/Attest",
-                {"rpc.system": "grpc", "rpc.service": "pagegate.v1.Attestation", "rpc.method": "Attest"},
+                METHOD,
+                rpc_attributes(METHOD),
                 kind="server",
                 parent=parent,
             ) as span:
@@ -67,11 +68,13 @@ class AttestationServicer(pb_grpc.AttestationServicer):
                         timer.cancel()
                         self._slots.release()
                     self._telemetry.record(
-                        "pagegate.handshake.duration", time.monotonic() - started, {"pagegate.role": "server"}
+                        "pagegate.handshake.duration",
+                        time.monotonic() - started,
+                        {"pagegate.role": "server", "pagegate.outcome": "ok"},
                     )
                 except PagegateError as error:
-                    span.event("refused", {"pagegate.reason": error.reason, **_checks(error)})
-                    span.error(error.reason, error.reason)
+                    span.set(_checks(error))
+                    span.refused(error.reason)
                     raise
         except PagegateError as error:
             self._refused(peer, error)
@@ -90,15 +93,17 @@ class AttestationServicer(pb_grpc.AttestationServicer):
         handshake = self._new_handshake()
         try:
             hello = _step(requests, "client_hello").client_hello
-            with self._telemetry.span("pagegate.attest"):
+            with self._telemetry.span("pagegate.server.evidence"):
                 answer = handshake.answer(hello)
             yield pb.AttestResponse(
                 server_evidence=pb.ServerEvidence(server_hello=answer.server_hello, evidence=answer.evidence)
             )
             proof = _step(requests, "client_evidence").client_evidence
-            with self._telemetry.span("pagegate.appraise") as span:
+            with self._telemetry.span("pagegate.server.appraise") as span:
                 grant, established = handshake.confirm(proof.evidence, proof.client_finished)
-                span.set({"pagegate.identity": established.peer.identity or "", "pagegate.simulated": established.simulated})
+                span.set(
+                    {"pagegate.identity": established.peer.identity or "", "pagegate.simulated": established.simulated}
+                )
             self._sessions.add(established, peer)
             self._accepted(peer, established)
             yield pb.AttestResponse(
@@ -133,18 +138,18 @@ class AttestationServicer(pb_grpc.AttestationServicer):
 
     def _refused(self, peer: str, error: PagegateError) -> None:
         _log.warning("refused %s: %s", peer, error)
-        details: dict[str, str | int | bool] = {"peer": peer, "reason": error.reason, **_checks(error)}
-        if isinstance(error, EvidenceRejected):
+        details: dict[str, str | int | bool] = {"peer": peer, "reason": error.reason, **error.metadata}
+        if isinstance(error, EvidenceRejectedError):
             details["failures"] = "; ".join(
                 f"{f.code} {f.field}: expected {f.expected}, found {f.found}" for f in error.verdict.failures
             )
-        self._telemetry.count("pagegate.refusals", 1, {"pagegate.reason": error.reason})
+        self._telemetry.count("pagegate.refusals", 1, {"pagegate.reason": error.reason, "pagegate.role": "server"})
         self._observer(ServerEvent("refusal", peer, details))
 
 
-def _checks(error: PagegateError) -> dict[str, str]:
+def _checks(error: PagegateError) -> dict[str, Sequence[str]]:
     checks = error.metadata.get("checks")
-    return {"pagegate.checks": checks} if checks else {}
+    return {"pagegate.failures": checks.split(",")} if checks else {}
 
 
 def _step(requests: Iterator[pb.AttestRequest], name: str) -> pb.AttestRequest:

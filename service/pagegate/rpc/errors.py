@@ -119,7 +119,7 @@ def abort(context: grpc.ServicerContext, error: PagegateError) -> NoReturn:
 
 def from_rpc_error(error: grpc.RpcError, kind: type[PagegateError] = TransferError) -> PagegateError:
     """The typed error behind a failed call, as the peer named it."""
-    assert isinstance(error, grpc.Call)  # noqa: S101 - grpc's own documented shape
+    assert isinstance(error, grpc.Call)
     reason, metadata, retry_after = "", {}, None
     status = rpc_status.from_call(error)
     for detail in status.details if status else ():

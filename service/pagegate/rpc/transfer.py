@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import enclave_bridge as eb
 import grpc
 
+import enclave_bridge as eb
 from pagegate.errors import PagegateError, TransferError
 from pagegate.evidence.model import AccessMode
 from pagegate.rpc import codec, errors
 from pagegate.rpc.codec import Batch
 from pagegate.rpc.events import Observer, ServerEvent
-from pagegate.telemetry import Span, Tracing
+from pagegate.telemetry import Span, Tracing, rpc_attributes
 from pagegate.transfer import macs
 from pagegate.transfer.faults import transfer_faults
 from pagegate.transfer.receiver import Receiver
@@ -69,9 +69,7 @@ class PageTransferServicer:
 
     # ---- TransferPages ------------------------------------------------------------
 
-    def transfer_pages(
-        self, requests: _Requests, context: grpc.ServicerContext
-    ) -> Iterator[pb.TransferPagesResponse]:
+    def transfer_pages(self, requests: _Requests, context: grpc.ServicerContext) -> Iterator[pb.TransferPagesResponse]:
         """Begin, batches, commit."""
         with self._call("TransferPages", context) as span:
             begin = _begin(requests)
@@ -138,11 +136,9 @@ class PageTransferServicer:
         receipt = session.mac(eb.MacPurpose.RECEIPT, macs.ack(receiver.transfer_id, receiver.batches))
         return pb.TransferPagesResponse(ack=pb.TransferAck(batches=receiver.batches, receipt=receipt))
 
-    def _commit(
-        self, live: LiveSession, receiver: Receiver, commit: pb.TransferCommit
-    ) -> pb.TransferPagesResponse:
+    def _commit(self, live: LiveSession, receiver: Receiver, commit: pb.TransferCommit) -> pb.TransferPagesResponse:
         session = live.established.session
-        with self._telemetry.span("pagegate.commit", {"pagegate.region": receiver.region.spec.name}) as span:
+        with self._telemetry.span("pagegate.server.commit", {"pagegate.region": receiver.region.spec.name}) as span:
             receipt = receiver.commit(session, commit.pages, commit.mac)
             span.set({"pagegate.generation": receipt.generation, "pagegate.pages": receipt.pages})
         self._registry.finished(receiver)
@@ -163,9 +159,7 @@ class PageTransferServicer:
             eb.MacPurpose.RECEIPT,
             macs.committed(receiver.transfer_id, receipt.pages, receipt.generation, receipt.commit_mac),
         )
-        return pb.TransferPagesResponse(
-            committed=pb.TransferCommitted(generation=receipt.generation, receipt=mac)
-        )
+        return pb.TransferPagesResponse(committed=pb.TransferCommitted(generation=receipt.generation, receipt=mac))
 
     # ---- GetRegion ------------------------------------------------------------------
 
@@ -210,7 +204,9 @@ class PageTransferServicer:
                         first_gpa=spec.base_gpa + start,
                         plain=view[start : start + count * eb.PAGE_SIZE],
                     )
-                    self._telemetry.count("pagegate.pages", count, {"pagegate.direction": "out", "pagegate.region": spec.name})
+                    self._telemetry.count(
+                        "pagegate.pages", count, {"pagegate.direction": "out", "pagegate.region": spec.name}
+                    )
                     self._telemetry.timed_span(
                         "pagegate.bridge.seal", nanoseconds=result.nanoseconds, attributes={"pagegate.pages": count}
                     )
@@ -238,20 +234,19 @@ class PageTransferServicer:
         try:
             with self._telemetry.span(
                 f"{SERVICE}/{method}",
-                {"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": method},
+                rpc_attributes(f"{SERVICE}/{method}"),
                 kind="server",
                 parent=parent,
             ) as span:
                 try:
                     yield span
                 except PagegateError as error:
-                    span.event("refused", {"pagegate.reason": error.reason})
-                    span.error(error.reason, error.reason)
+                    span.refused(error.reason)
                     raise
         except PagegateError as error:
             peer = context.peer()
             _log.warning("%s from %s refused: %s", method, peer, error)
-            self._telemetry.count("pagegate.refusals", 1, {"pagegate.reason": error.reason})
+            self._telemetry.count("pagegate.refusals", 1, {"pagegate.reason": error.reason, "pagegate.role": "server"})
             self._observer(ServerEvent("refusal", peer, {"method": method, "reason": error.reason}))
             errors.abort(context, error)
 
@@ -261,7 +256,7 @@ def _until_broken(requests: _Requests) -> _Requests:
     while True:
         try:
             message = next(requests, None)
-        except Exception as error:  # noqa: BLE001 - gRPC raises a bare Exception when the call ends
+        except Exception as error:
             _log.debug("the request stream broke: %r", error)
             return
         if message is None:

@@ -113,7 +113,9 @@ _ATTRIBUTES: Final = (
     Attribute("pagegate.verdict", "string", '"accepted" or "rejected".'),
     Attribute("pagegate.failures", "string[]", "Reason codes of every failed check."),
     Attribute("pagegate.policy.digest", "string", "SHA-256 of the policy file in force, hex."),
-    Attribute("pagegate.endorsement.source", "string", "Where certificates came from: evidence, directory, cache, kds."),
+    Attribute(
+        "pagegate.endorsement.source", "string", "Where certificates came from: evidence, directory, cache, kds."
+    ),
     Attribute("pagegate.bridge.operation", "string", '"seal", "open", "derive", "mac" or "rekey".'),
     Attribute("pagegate.bridge.backend", "string", '"in-process" or "isolated".'),
     Attribute("pagegate.bridge.kernel", "string", "AES-GCM kernel chosen by CPUID."),

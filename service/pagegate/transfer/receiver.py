@@ -7,12 +7,10 @@ import time
 from dataclasses import dataclass
 
 import enclave_bridge as eb
-
 from pagegate.errors import TransferError
 from pagegate.transfer import macs
 from pagegate.transfer.faults import transfer_faults
 from pagegate.transfer.region import Region
-
 
 Owner = tuple[str, bytes, str]
 """Policy identity, measurement and platform id of an attested peer."""

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import enclave_bridge as eb
-
 from pagegate.errors import ConfigError, TransferError
 from pagegate.evidence.model import AccessMode, Verdict
 from pagegate.handshake.model import GrantedRegion
@@ -37,7 +36,8 @@ class RegionSpec:
             )
         if not 1 <= self.pages <= _MAX_PAGES or self.base_gpa + self.pages * eb.PAGE_SIZE > 1 << 64:
             raise ConfigError(
-                "REGION_SIZE", f"region {self.name}: {self.pages} pages; allowed are 1 to {_MAX_PAGES}, without wrapping"
+                "REGION_SIZE",
+                f"region {self.name}: {self.pages} pages; allowed are 1 to {_MAX_PAGES}, without wrapping",
             )
 
 
@@ -72,7 +72,7 @@ class Region:
         if gpa % eb.PAGE_SIZE:
             raise TransferError("UNALIGNED", f"address {gpa:#x} is not a multiple of 4096")
         end = spec.base_gpa + spec.pages * eb.PAGE_SIZE
-        if not (spec.base_gpa <= gpa and 0 < pages and gpa + pages * eb.PAGE_SIZE <= end):
+        if not (spec.base_gpa <= gpa and pages > 0 and gpa + pages * eb.PAGE_SIZE <= end):
             raise TransferError(
                 "OUT_OF_RANGE",
                 f"{pages} pages from {gpa:#x} are not inside region {spec.name}: {spec.base_gpa:#x} to {end:#x}",
@@ -105,9 +105,7 @@ class Region:
             return transfer
 
     def _account(self, bridge: eb.Bridge, transfer_id: bytes) -> eb.Transfer:
-        return bridge.transfer(
-            transfer_id, region=self.number, base_gpa=self.spec.base_gpa, pages=self.spec.pages
-        )
+        return bridge.transfer(transfer_id, region=self.number, base_gpa=self.spec.base_gpa, pages=self.spec.pages)
 
     def commit(self, transfer_id: bytes) -> int:
         """Switches the staged generation in. Returns its number."""

@@ -8,7 +8,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 import enclave_bridge as eb
-
 from pagegate.errors import TransferError
 from pagegate.transfer.receiver import Owner, Receiver
 from pagegate.transfer.region import Region
@@ -30,9 +29,7 @@ class TransferRegistry:
         self._finished: OrderedDict[tuple[Owner, bytes], Receiver] = OrderedDict()
         self._lock = threading.Lock()
 
-    def begin(
-        self, region: Region, transfer_id: bytes, owner: Owner, *, expected_pages: int, delta: bool
-    ) -> Receiver:
+    def begin(self, region: Region, transfer_id: bytes, owner: Owner, *, expected_pages: int, delta: bool) -> Receiver:
         """A receiver claimed for this stream: resumed, already committed, or new. Raises TransferError."""
         with self._lock:
             receiver = self._finished.get((owner, transfer_id)) or self._active.get(region.number)
@@ -42,9 +39,7 @@ class TransferRegistry:
                 return receiver
             if receiver is not None:
                 self._evict(receiver, owner)
-            receiver = Receiver(
-                self._bridge, region, transfer_id, owner, expected_pages=expected_pages, delta=delta
-            )
+            receiver = Receiver(self._bridge, region, transfer_id, owner, expected_pages=expected_pages, delta=delta)
             receiver.acquire()
             self._active[region.number] = receiver
             return receiver

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 import enclave_bridge as eb
-
 from pagegate.errors import TransferError
 from pagegate.handshake.model import Established, GrantedRegion
 from pagegate.transfer import macs
@@ -62,9 +61,7 @@ class Sender:
 
     def begin_mac(self, session: eb.Session, mode: int) -> bytes:
         """MAC of Begin under this session's key."""
-        return session.mac(
-            eb.MacPurpose.TRANSFER, macs.begin(self.transfer_id, self.region.number, self.pages, mode)
-        )
+        return session.mac(eb.MacPurpose.TRANSFER, macs.begin(self.transfer_id, self.region.number, self.pages, mode))
 
     def resume(self, batches: int, batch_pages: int) -> None:
         """The server holds this many batches; the next stream starts there."""

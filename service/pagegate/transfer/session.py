@@ -92,7 +92,8 @@ class SessionTable:
         live = self._sessions.get(session_id)
         if live is None:
             raise TransferError(
-                "SESSION_UNKNOWN", "no such session on this server (never attested, expired, or another pod); attest first"
+                "SESSION_UNKNOWN",
+                "no such session on this server (never attested, expired, or another pod); attest first",
             )
         if self._clock() >= live.expires_at:
             self.drop(session_id)

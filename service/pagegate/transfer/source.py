@@ -14,7 +14,6 @@ from typing import BinaryIO, Protocol
 from typing_extensions import Buffer
 
 import enclave_bridge as eb
-
 from pagegate.errors import TransferError
 
 
@@ -61,7 +60,7 @@ def file_source(path: Path) -> Iterator[BufferSource]:
                 try:
                     yield source
                 finally:
-                    source._view.release()  # noqa: SLF001 - the mapping cannot close while it is exported
+                    source._view.release()
     except OSError as error:
         raise TransferError("SOURCE_UNREADABLE", f"cannot read {path}: {error.strerror or error}") from error
 
@@ -92,7 +91,9 @@ def process_mappings(pid: int) -> list[Mapping]:
     try:
         text = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise TransferError("SOURCE_UNREADABLE", f"cannot read the mappings of process {pid}: {error.strerror}") from error
+        raise TransferError(
+            "SOURCE_UNREADABLE", f"cannot read the mappings of process {pid}: {error.strerror}"
+        ) from error
     lines = (_MAPS_LINE.fullmatch(line) for line in text.splitlines())
     return [
         Mapping(int(m[1], 16), int(m[2], 16), m[3], m[4])
@@ -141,7 +142,9 @@ class ProcessSource:
             try:
                 got = os.preadv(self._fd, [view[done:]], self._start + first * eb.PAGE_SIZE + done)
             except OSError as error:
-                raise TransferError("SOURCE_UNREADABLE", f"process {self._pid} stopped being readable: {error}") from error
+                raise TransferError(
+                    "SOURCE_UNREADABLE", f"process {self._pid} stopped being readable: {error}"
+                ) from error
             if got == 0:
                 raise TransferError("SOURCE_UNREADABLE", f"process {self._pid} has ended; its memory is gone")
             done += got
