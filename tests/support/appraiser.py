@@ -37,12 +37,12 @@ class MeasuringAppraiser:
         failures = []
         if report_data is not None and report.report_data != report_data:
             failures.append(
-                Failure("REPORT_DATA", "report_data", report_data.hex(), report.report_data.hex(), "protocol.md")
+                Failure("SNP_REPORT_DATA", "report_data", report_data.hex(), report.report_data.hex(), "protocol.md")
             )
         identity = self._identities.get(report.measurement)
         if identity is None:
             known = ", ".join(m.hex() for m in self._identities)
-            failures.append(Failure("MEASUREMENT", "measurement", known, report.measurement.hex(), "policy"))
+            failures.append(Failure("SNP_MEASUREMENT", "measurement", known, report.measurement.hex(), "policy"))
         claims = Claims(
             evidence.type, report.measurement, report.host_data, report.report_data, report.chip_id.hex(), {}
         )

@@ -69,14 +69,26 @@ class ClientTls:
         """Raises ConfigError TLS_CERTIFICATE, also for a certificate that is not self-signed."""
         pem = _read(path)
         spki_digest(pem)
-        certificate = x509.load_pem_x509_certificates(pem)[0]
+        certificate, *others = x509.load_pem_x509_certificates(pem)
+        if others:
+            raise ConfigError(
+                "TLS_CERTIFICATE",
+                f"{path} holds {1 + len(others)} certificates: TLS would accept each of them, and the handshake is "
+                "bound to one. Pin the server's own self-signed certificate alone.",
+            )
         if certificate.issuer != certificate.subject:
             raise ConfigError(
                 "TLS_CERTIFICATE",
                 f"{path} is not self-signed: with a CA any of its certificates would do, and the handshake could not "
                 "be bound to one. Pin the server's own self-signed certificate.",
             )
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        try:
+            names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        except x509.ExtensionNotFound:
+            raise ConfigError(
+                "TLS_CERTIFICATE",
+                f"{path} has no subjectAltName, without which TLS accepts no name; make it with one",
+            ) from None
         name = next(iter(names.get_values_for_type(x509.DNSName)), "")
         return cls(pem, name)
 
