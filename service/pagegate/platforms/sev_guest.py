@@ -267,7 +267,7 @@ _KERNEL_REFUSALS = {
     ),
     errno.EINVAL: (
         "SEV_GUEST_IOCTL_FAILED",
-        "if only with certificates, the host has more of them than this kernel takes: attest without (certificates off)",
+        "if only with certificates, the host has more than this kernel takes: attest without them (certificates off)",
     ),
 }
 
