@@ -262,8 +262,8 @@ _KERNEL_REFUSALS = {
     ),
     errno.ENOTTY: (
         "SEV_GUEST_KEY_DISABLED",
-        "it has no message key (VMPCK) for the firmware, or gave it up after an error: see its log, then start the "
-        "guest again",
+        "this is no sev-guest device, or the kernel gave up its message key (VMPCK) after an error: see its log, "
+        "then start the guest again",
     ),
     errno.EINVAL: (
         "SEV_GUEST_IOCTL_FAILED",
