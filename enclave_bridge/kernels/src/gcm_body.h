@@ -6,8 +6,8 @@
  *   GCM_KARATSUBA                        1: three multiplications and XORed halves of powers; 0: four
  *   GCM_OPS                              name of the table of entry points
  *   vec_load, vec_load_blocks, vec_store, vec_zero, vec_from_block, vec_broadcast, vec_xor, vec_xor3,
- *   vec_add32, vec_reverse, vec_swap, vec_aesenc, vec_aesenclast, VEC_CLMUL, vec_fold, vec_fence,
- *   vec_lane_numbers, vec_wipe_registers
+ *   vec_add32, vec_reverse, vec_swap, vec_aesenc, vec_aesenclast, VEC_CLMUL, vec_fold,
+ *   vec_lane_numbers, vec_wipe_registers, VEC_REGISTER (constraint letter of a vector register)
  *
  * How it works
  *   - GROUP vectors are encrypted at a time, enough to fill the AES pipeline. Between their rounds
@@ -32,6 +32,10 @@
 #define GROUP 8u
 #define GROUP_BLOCKS (GROUP * GCM_LANES)
 #define GROUP_BYTES (GROUP_BLOCKS * GCM_BLOCK)
+/* Holds values and memory accesses on their side of this point; no instruction comes of it. */
+#define PIN(...) __asm__ volatile("" : __VA_ARGS__ : : "memory")
+/* From here on the compiler knows nothing of where the value came from: it cannot load it again. */
+#define OPAQUE(v) __asm__("" : "+" VEC_REGISTER(v))
 #define EACH(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7)
 
 _Static_assert(GCM_CHUNK % GROUP_BLOCKS == 0, "a chunk is whole groups");
@@ -168,6 +172,7 @@ INLINE __m128i encrypt_block(const gcm_key *key, unsigned rounds, __m128i block)
 }
 
 INLINE void first_round(cipher *c, group *s) {
+  PIN();
   const vec key = round_key(c->key, 0);
   const vec step = vec_broadcast(_mm_set_epi32(0, 0, 0, GCM_LANES));
 #define DO(i) \
@@ -187,8 +192,10 @@ INLINE void middle_rounds(const cipher *c, unsigned rounds, group *s, const grou
     EACH(DO) \
     if (x != NULL) { \
       HASH; \
+      PIN("+" VEC_REGISTER(h->lo), "+" VEC_REGISTER(h->mid), "+" VEC_REGISTER(h->hi)); \
     } \
-    vec_fence(); \
+    PIN("+" VEC_REGISTER(s->v0), "+" VEC_REGISTER(s->v1), "+" VEC_REGISTER(s->v2), "+" VEC_REGISTER(s->v3), \
+        "+" VEC_REGISTER(s->v4), "+" VEC_REGISTER(s->v5), "+" VEC_REGISTER(s->v6), "+" VEC_REGISTER(s->v7)); \
   }
 #define HASH(i) multiply_add(h, x->v##i, h->power + (i) * VEC_BYTES)
   ROUND(1, HASH(1))
@@ -227,7 +234,7 @@ INLINE void seal_group(cipher *c, unsigned rounds, const uint8_t *in, uint8_t *o
   const vec key = round_key(c->key, rounds);
 #define DO(i) \
   s.v##i = vec_aesenclast(s.v##i, vec_xor(key, vec_load(in + (i) * VEC_BYTES))); \
-  vec_opaque(s.v##i); \
+  OPAQUE(s.v##i); \
   vec_store(out + (i) * VEC_BYTES, s.v##i); \
   x->v##i = vec_reverse(s.v##i);
   EACH(DO)
@@ -243,7 +250,7 @@ INLINE void open_group(cipher *c, unsigned rounds, const uint8_t *in, uint8_t *o
   group x;
 #define DO(i) \
   y.v##i = vec_load(in + (i) * VEC_BYTES); \
-  vec_opaque(y.v##i); \
+  OPAQUE(y.v##i); \
   x.v##i = vec_reverse(y.v##i);
   EACH(DO)
 #undef DO
@@ -339,6 +346,7 @@ INLINE __m128i crypt_page(const gcm_key *key, unsigned rounds, int seal, const e
 
 INLINE void seal_pages(const gcm_key *key, unsigned rounds, const eb_gcm_page *pages, size_t count) {
   for (size_t i = 0; i < count; i++) {
+    PIN();
     _mm_storeu_si128((__m128i *)(void *)pages[i].tag, crypt_page(key, rounds, 1, &pages[i]));
   }
 }
