@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,7 +36,7 @@ def read_file(path: Path, limit: int = _MAX_FILE_BYTES) -> bytes:
     """The bytes of a file or, for "-", of standard input. Raises UnreadableError."""
     try:
         if str(path) == "-":
-            data: bytes = click.get_binary_stream("stdin").read(limit + 1)
+            data = sys.stdin.buffer.read(limit + 1)
         else:
             with path.open("rb") as file:
                 data = file.read(limit + 1)
