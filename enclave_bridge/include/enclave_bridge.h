@@ -16,7 +16,8 @@
  *     serialised inside; a handshake belongs to one thread at a time.
  *   - After fork() every call in the child fails with EB_ERR_FORKED: secret memory is not
  *     inherited, so a nonce cannot be used by two processes.
- *   - No allocation happens in eb_pages_seal, eb_pages_open and eb_page_* .
+ *   - No allocation happens in eb_pages_seal and eb_pages_open, but for libcrypto's in the key
+ *     derivation when an epoch ends (once in EB_REKEY_PAGES pages).
  *
  * The protocol is docs/protocol.md (from PROTOCOL.md v1).
  */
@@ -130,8 +131,8 @@ EB_API EB_MUST_USE eb_status eb_handshake_select(eb_handshake *handshake, eb_sui
 EB_API EB_MUST_USE eb_status eb_handshake_binding(eb_handshake *handshake, eb_role role,
                                                   uint8_t out[EB_BINDING_SIZE]);
 /* ECDH with the peer's point, then the key schedule with salt = transcript hash so far (T2).
- * EB_ERR_POINT: not on the curve, infinity, wrong length, or equal to the own key (reflection).
- * The private key is destroyed whatever the outcome. */
+ * EB_ERR_POINT: not on the curve, infinity, wrong length, or the own key (reflection) or its negative.
+ * The private key is destroyed whatever the outcome, and after a failure the handshake is dead. */
 EB_API EB_MUST_USE eb_status eb_handshake_derive(eb_handshake *handshake, const uint8_t *peer_key, size_t len);
 /* HMAC(finished key of the OWN role, transcript hash so far). */
 EB_API EB_MUST_USE eb_status eb_handshake_finished(eb_handshake *handshake, uint8_t *mac, size_t mac_cap,
@@ -155,7 +156,7 @@ typedef struct {
 } eb_session_stats;
 
 EB_API void eb_session_free(eb_session *session);
-/* Zeroises the keys now; every later call is EB_ERR_SESSION_CLOSED. */
+/* Zeroises the keys now; every later call but _get_stats and _free is EB_ERR_SESSION_CLOSED. */
 EB_API EB_MUST_USE eb_status eb_session_close(eb_session *session);
 EB_API EB_MUST_USE eb_status eb_session_get_stats(eb_session *session, eb_session_stats *stats);
 /* Moves the sending direction to the next epoch (HKDF ratchet). Happens by itself at EB_REKEY_PAGES. */
@@ -188,8 +189,10 @@ typedef struct {
 EB_API EB_MUST_USE eb_status eb_transfer_new(eb_bridge *bridge, const uint8_t transfer_id[EB_TRANSFER_ID_SIZE],
                                              const eb_window *window, eb_transfer **transfer);
 EB_API void eb_transfer_free(eb_transfer *transfer);
-/* Gives a receiving transfer where to put verified pages: maps `fd` (dup'ed; pages * 4096 bytes
- * from fd_offset, which is page aligned) shared and writable. EB_ERR_TARGET when it cannot. */
+/* Gives a receiving transfer where to put verified pages: maps `fd` (pages * 4096 bytes from
+ * fd_offset, which is page aligned) shared and writable; the caller may close fd afterwards.
+ * EB_ERR_TARGET when it cannot, or the file is shorter: it must not be cut while it is mapped (seal
+ * a memfd with F_SEAL_SHRINK). EB_ERR_STATE when the transfer has a target. */
 EB_API EB_MUST_USE eb_status eb_transfer_set_target_fd(eb_transfer *transfer, int fd, uint64_t fd_offset);
 /* The same with memory of the caller that outlives the transfer (embedding, reads into a buffer). */
 EB_API EB_MUST_USE eb_status eb_transfer_set_target_memory(eb_transfer *transfer, uint8_t *memory, size_t len);
@@ -218,7 +221,11 @@ typedef struct {
 /* Seals len / 4096 pages of `plain` (any alignment) as consecutive gpas from first_gpa, with
  * consecutive sequence numbers, into records (len / 4096 * 4160 bytes; must not overlap plain).
  * transfer may be NULL (TransferPage); window of the transfer is checked otherwise.
- * `result` may be NULL. Nothing is written to records unless EB_OK. */
+ * `result` may be NULL. The sequence numbers are used up even if sealing fails; what was written to
+ * records by then is zeroed again. `records` is written once and never read, so it may be memory
+ * that a hostile process writes.
+ * EB_ERR_LENGTH, EB_ERR_BUFFER, EB_ERR_UNALIGNED, EB_ERR_OUT_OF_RANGE, EB_ERR_WRONG_REGION,
+ * EB_ERR_EXHAUSTED, EB_ERR_SESSION_CLOSED. */
 EB_API EB_MUST_USE eb_status eb_pages_seal(eb_session *session, eb_transfer *transfer, uint32_t region,
                                            uint64_t first_gpa, const uint8_t *plain, size_t len,
                                            uint8_t *records, size_t records_cap, size_t *records_len,
@@ -231,7 +238,11 @@ EB_API EB_MUST_USE eb_status eb_pages_seal(eb_session *session, eb_transfer *tra
  * status; result (which is always written) says how many before it were applied. A refused
  * record changes nothing but counters.
  * EB_ERR_REPLAYED, EB_ERR_TAMPERED, EB_ERR_EPOCH, EB_ERR_HEADER, EB_ERR_OUT_OF_RANGE,
- * EB_ERR_WRONG_SESSION, EB_ERR_WRONG_REGION, EB_ERR_LENGTH, EB_ERR_SESSION_CLOSED. */
+ * EB_ERR_WRONG_SESSION, EB_ERR_WRONG_REGION, EB_ERR_UNALIGNED, EB_ERR_LENGTH, EB_ERR_STATE (no
+ * target), EB_ERR_SESSION_CLOSED.
+ * Epochs: records of the previous, the current and the next one are accepted. The first that
+ * verifies under the next makes it the current. A sequence number from EB_REKEY_PAGES on is
+ * EB_ERR_EPOCH: no epoch has that many. The EB_MAX_BAD_TAGS-th bad tag closes the session. */
 EB_API EB_MUST_USE eb_status eb_pages_open(eb_session *session, eb_transfer *transfer, const uint8_t *records,
                                            size_t records_len, eb_result *result);
 

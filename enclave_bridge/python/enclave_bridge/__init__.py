@@ -1,0 +1,54 @@
+"""Binding of the enclave bridge, the trusted part of pagegate.
+
+Python holds handles: no call returns a private key, a session key or a page that is not verified.
+Any object with the buffer protocol is taken without a copy; every call releases the GIL.
+"""
+
+from .errors import BridgeStatusError, StatusInfo, all_statuses, status_info
+from .handles import Bridge, Handshake, Session, Transfer, parse_header
+from .results import (
+    BINDING_SIZE,
+    HEADER_SIZE,
+    NONCE_SIZE,
+    PAGE_SIZE,
+    RECORD_SIZE,
+    SESSION_ID_SIZE,
+    TAG_SIZE,
+    TRANSFER_ID_SIZE,
+    BridgeInfo,
+    MacPurpose,
+    OpenResult,
+    RecordHeader,
+    Role,
+    SealResult,
+    SessionStats,
+    Suite,
+)
+
+__all__ = [
+    "BINDING_SIZE",
+    "HEADER_SIZE",
+    "NONCE_SIZE",
+    "PAGE_SIZE",
+    "RECORD_SIZE",
+    "SESSION_ID_SIZE",
+    "TAG_SIZE",
+    "TRANSFER_ID_SIZE",
+    "Bridge",
+    "BridgeInfo",
+    "BridgeStatusError",
+    "Handshake",
+    "MacPurpose",
+    "OpenResult",
+    "RecordHeader",
+    "Role",
+    "SealResult",
+    "Session",
+    "SessionStats",
+    "StatusInfo",
+    "Suite",
+    "Transfer",
+    "all_statuses",
+    "parse_header",
+    "status_info",
+]

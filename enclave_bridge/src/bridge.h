@@ -1,0 +1,23 @@
+#ifndef EB_BRIDGE_H
+#define EB_BRIDGE_H
+
+#include <stdatomic.h>
+
+#include "arena.h"
+#include "gcm.h"
+#include "kdf.h"
+
+#define EB_LANES 8u /* calls of the page path that run at once; more wait for one */
+
+struct eb_bridge {
+  atomic_uint references;
+  eb_arena arena;
+  eb_crypto crypto;
+  const eb_gcm_ops *gcm;
+};
+
+/* False in a child of the process that opened it: then nothing secret may be touched. */
+bool eb_bridge_alive(const eb_bridge *bridge);
+void eb_bridge_hold(eb_bridge *bridge);
+
+#endif

@@ -1,0 +1,215 @@
+#include "transfer.h"
+
+#include <openssl/crypto.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "guard.h"
+#include "record.h"
+#include "session.h"
+
+#define MAX_PAGES (UINT64_C(1) << 28)
+#define COMMIT_CHUNK 128u /* pages hashed at once */
+
+static eb_status usable(const eb_transfer *transfer) {
+  if (transfer == NULL) return EB_ERR_ARGUMENT;
+  return eb_bridge_alive(transfer->bridge) ? EB_OK : EB_ERR_FORKED;
+}
+
+eb_status eb_transfer_new(eb_bridge *bridge, const uint8_t transfer_id[EB_TRANSFER_ID_SIZE], const eb_window *window,
+                          eb_transfer **transfer) {
+  eb_status status = EB_OK;
+  eb_transfer *made = NULL;
+  EB_ENSURE(bridge != NULL && transfer_id != NULL && window != NULL && transfer != NULL, EB_ERR_ARGUMENT);
+  EB_ENSURE(eb_bridge_alive(bridge), EB_ERR_FORKED);
+  EB_ENSURE(window->pages >= 1 && window->pages <= MAX_PAGES, EB_ERR_ARGUMENT);
+  EB_ENSURE(window->base_gpa % EB_PAGE_SIZE == 0, EB_ERR_UNALIGNED);
+  EB_ENSURE(window->base_gpa <= UINT64_MAX - window->pages * EB_PAGE_SIZE, EB_ERR_OUT_OF_RANGE);
+  made = calloc(1, sizeof *made);
+  EB_ENSURE(made != NULL, EB_ERR_MEMORY);
+  eb_bridge_hold(bridge);
+  made->bridge = bridge;
+  made->window = *window;
+  memcpy(made->id, transfer_id, sizeof made->id);
+  pthread_mutex_init(&made->lock, NULL);
+  made->tags = calloc(window->pages, sizeof *made->tags);
+  made->recorded = calloc((window->pages + 63) / 64, sizeof *made->recorded);
+  EB_ENSURE(made->tags != NULL && made->recorded != NULL, EB_ERR_MEMORY);
+  *transfer = made;
+  made = NULL;
+done:
+  eb_transfer_free(made);
+  return status;
+}
+
+void eb_transfer_free(eb_transfer *transfer) {
+  if (transfer == NULL) return;
+  if (transfer->mapping != NULL) munmap(transfer->mapping, transfer->window.pages * EB_PAGE_SIZE);
+  if (eb_bridge_alive(transfer->bridge)) pthread_mutex_destroy(&transfer->lock);
+  free(transfer->tags);
+  free(transfer->recorded);
+  eb_bridge_free(transfer->bridge);
+  free(transfer);
+}
+
+/* A file shorter than the mapping would kill the process at the first write beyond its end. */
+static bool covers(int fd, uint64_t offset, uint64_t len) {
+  struct stat facts;
+  if (fstat(fd, &facts) != 0 || offset > INT64_MAX - len) return false;
+  return S_ISCHR(facts.st_mode) || (S_ISREG(facts.st_mode) && (uint64_t)facts.st_size >= offset + len);
+}
+
+eb_status eb_transfer_set_target_fd(eb_transfer *transfer, int fd, uint64_t fd_offset) {
+  eb_status status = EB_OK;
+  bool locked = false;
+  EB_TRY(usable(transfer));
+  const uint64_t len = transfer->window.pages * EB_PAGE_SIZE;
+  EB_ENSURE(fd_offset % EB_PAGE_SIZE == 0, EB_ERR_UNALIGNED);
+  EB_ENSURE(covers(fd, fd_offset, len), EB_ERR_TARGET);
+  locked = pthread_mutex_lock(&transfer->lock) == 0;
+  EB_ENSURE(transfer->target == NULL, EB_ERR_STATE);
+  void *mapping = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)fd_offset);
+  EB_ENSURE(mapping != MAP_FAILED, EB_ERR_TARGET);
+  transfer->mapping = mapping;
+  transfer->target = mapping;
+done:
+  if (locked) pthread_mutex_unlock(&transfer->lock);
+  return status;
+}
+
+eb_status eb_transfer_set_target_memory(eb_transfer *transfer, uint8_t *memory, size_t len) {
+  eb_status status = EB_OK;
+  EB_TRY(usable(transfer));
+  EB_ENSURE(memory != NULL, EB_ERR_ARGUMENT);
+  EB_ENSURE(len == transfer->window.pages * EB_PAGE_SIZE, EB_ERR_LENGTH);
+  pthread_mutex_lock(&transfer->lock);
+  if (transfer->target != NULL)
+    status = EB_ERR_STATE;
+  else
+    transfer->target = memory;
+  pthread_mutex_unlock(&transfer->lock);
+done:
+  return status;
+}
+
+eb_status eb_transfer_pages(eb_transfer *transfer, uint64_t *pages) {
+  eb_status status = EB_OK;
+  EB_TRY(usable(transfer));
+  EB_ENSURE(pages != NULL, EB_ERR_ARGUMENT);
+  pthread_mutex_lock(&transfer->lock);
+  *pages = transfer->pages;
+  pthread_mutex_unlock(&transfer->lock);
+done:
+  return status;
+}
+
+eb_status eb_transfer_locate(const eb_transfer *transfer, uint32_t region, uint64_t gpa, uint64_t *index) {
+  if (region != transfer->window.region) return EB_ERR_WRONG_REGION;
+  if (gpa % EB_PAGE_SIZE != 0) return EB_ERR_UNALIGNED;
+  if (gpa < transfer->window.base_gpa) return EB_ERR_OUT_OF_RANGE;
+  *index = (gpa - transfer->window.base_gpa) / EB_PAGE_SIZE;
+  return *index < transfer->window.pages ? EB_OK : EB_ERR_OUT_OF_RANGE;
+}
+
+static bool is_recorded(const eb_transfer *transfer, uint64_t index) {
+  return (transfer->recorded[index / 64] >> (index % 64)) & 1;
+}
+
+void eb_transfer_record(eb_transfer *transfer, uint64_t index, const uint8_t tag[EB_TAG_SIZE]) {
+  transfer->pages += !is_recorded(transfer, index);
+  transfer->recorded[index / 64] |= UINT64_C(1) << (index % 64);
+  memcpy(transfer->tags[index], tag, EB_TAG_SIZE);
+}
+
+void eb_transfer_drop(eb_transfer *transfer, uint64_t index) {
+  transfer->pages -= is_recorded(transfer, index);
+  transfer->recorded[index / 64] &= ~(UINT64_C(1) << (index % 64));
+}
+
+eb_status eb_transfer_forget(eb_transfer *transfer, uint64_t first_gpa, uint64_t pages) {
+  eb_status status = EB_OK;
+  uint64_t first = 0;
+  EB_TRY(usable(transfer));
+  EB_TRY(eb_transfer_locate(transfer, transfer->window.region, first_gpa, &first));
+  EB_ENSURE(pages >= 1 && pages <= transfer->window.pages - first, EB_ERR_OUT_OF_RANGE);
+  pthread_mutex_lock(&transfer->lock);
+  for (uint64_t i = first; i < first + pages; i++) eb_transfer_drop(transfer, i);
+  pthread_mutex_unlock(&transfer->lock);
+done:
+  return status;
+}
+
+/* With the lock held: the account of the transfer goes into the MAC. */
+static eb_status hash_account(const eb_transfer *transfer, EVP_MAC_CTX *mac) {
+  static const uint8_t label[] = "commit"; /* its terminating zero is part of the message */
+  enum { ENTRY = 8 + EB_TAG_SIZE };
+  eb_status status = EB_OK;
+  uint8_t chunk[COMMIT_CHUNK * ENTRY], count[8];
+  size_t used = 0;
+
+  eb_store_u64le(count, transfer->pages);
+  EB_ENSURE(EVP_MAC_update(mac, label, sizeof label) == 1, EB_ERR_CRYPTO);
+  EB_ENSURE(EVP_MAC_update(mac, transfer->id, sizeof transfer->id) == 1, EB_ERR_CRYPTO);
+  EB_ENSURE(EVP_MAC_update(mac, count, sizeof count) == 1, EB_ERR_CRYPTO);
+  for (uint64_t i = 0; i < transfer->window.pages; i++) {
+    if (transfer->recorded[i / 64] == 0) {
+      i |= 63; /* nothing in this word */
+      continue;
+    }
+    if (!is_recorded(transfer, i)) continue;
+    eb_store_u64le(chunk + used, transfer->window.base_gpa + i * EB_PAGE_SIZE);
+    memcpy(chunk + used + 8, transfer->tags[i], EB_TAG_SIZE);
+    used += ENTRY;
+    if (used == sizeof chunk) {
+      EB_ENSURE(EVP_MAC_update(mac, chunk, used) == 1, EB_ERR_CRYPTO);
+      used = 0;
+    }
+  }
+  EB_ENSURE(used == 0 || EVP_MAC_update(mac, chunk, used) == 1, EB_ERR_CRYPTO);
+done:
+  return status;
+}
+
+static eb_status commit_mac(eb_session *session, eb_role role, eb_transfer *transfer, uint8_t out[EB_MAX_MAC_SIZE]) {
+  eb_status status = EB_OK;
+  EVP_MAC_CTX *mac = NULL;
+  EB_ENSURE(session->bridge == transfer->bridge, EB_ERR_ARGUMENT);
+  EB_TRY(eb_session_mac_begin(session, role, EB_MAC_TRANSFER, &mac));
+  pthread_mutex_lock(&transfer->lock);
+  status = hash_account(transfer, mac);
+  pthread_mutex_unlock(&transfer->lock);
+  if (status == EB_OK) status = eb_hmac_end(mac, session->suite, out);
+done:
+  EVP_MAC_CTX_free(mac);
+  return status;
+}
+
+eb_status eb_transfer_commit_mac(eb_session *session, eb_transfer *transfer, uint8_t *mac, size_t mac_cap,
+                                 size_t *mac_len) {
+  eb_status status = EB_OK;
+  EB_TRY(eb_session_usable(session));
+  EB_TRY(usable(transfer));
+  EB_ENSURE(mac != NULL && mac_len != NULL, EB_ERR_ARGUMENT);
+  EB_ENSURE(mac_cap >= eb_suite_find(session->suite)->hash_size, EB_ERR_BUFFER);
+  EB_TRY(commit_mac(session, session->role, transfer, mac));
+  *mac_len = eb_suite_find(session->suite)->hash_size;
+done:
+  return status;
+}
+
+eb_status eb_transfer_check_commit_mac(eb_session *session, eb_transfer *transfer, const uint8_t *mac,
+                                       size_t mac_len) {
+  eb_status status = EB_OK;
+  uint8_t expected[EB_MAX_MAC_SIZE];
+  EB_TRY(eb_session_usable(session));
+  EB_TRY(usable(transfer));
+  EB_ENSURE(mac != NULL, EB_ERR_ARGUMENT);
+  EB_TRY(commit_mac(session, eb_session_peer(session), transfer, expected));
+  EB_ENSURE(mac_len == eb_suite_find(session->suite)->hash_size && CRYPTO_memcmp(mac, expected, mac_len) == 0,
+            EB_ERR_MAC);
+done:
+  OPENSSL_cleanse(expected, sizeof expected);
+  return status;
+}
