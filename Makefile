@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-BIN := .venv/bin
+PY := .venv/bin/python
 
 help: ## Say what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -7,4 +7,19 @@ help: ## Say what each target does
 setup: ## Install what is missing and build pagegate into .venv
 	@.ci/setup
 
-.PHONY: help setup
+demo: setup ## Two attested peers move a live process's memory; five attacks are refused
+	@$(PY) -m pagegate demo $(ARGS)
+
+test: setup ## Everything: linters, C tests under sanitizers, Python tests with coverage
+	@.ci/test
+
+lint: setup ## Linters and type checks only
+	@.ci/lint
+
+bench: setup ## Compare with openssl, bare gRPC and gRPC over TLS, side by side
+	@$(PY) -m pagegate bench $(ARGS)
+
+clean: ## Remove everything that was built
+	rm -rf build .venv .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.PHONY: help setup demo test lint bench clean

@@ -66,3 +66,7 @@ class BridgeError(PagegateError):
 
 class ConfigError(PagegateError):
     """An option or configuration file is not usable."""
+
+
+class AuditError(PagegateError):
+    """The audit log cannot be written or read, or is not what this process left there."""

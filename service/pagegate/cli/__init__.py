@@ -31,7 +31,7 @@ class CommandFolder(click.Group):
         if cmd_name not in self.list_commands(ctx):
             return None
         command = import_module(f"{__name__}.{cmd_name}").command
-        assert isinstance(command, click.Command)  # noqa: S101 - a programming error in a command file
+        assert isinstance(command, click.Command)
         return command
 
 
@@ -59,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     try:
-        result: Any = cli.main(args=list(argv) if argv is not None else None, prog_name="pagegate", standalone_mode=False)
+        result: Any = cli.main(
+            args=list(argv) if argv is not None else None, prog_name="pagegate", standalone_mode=False
+        )
     except click.UsageError as error:
         error.show()
         return EXIT_USAGE

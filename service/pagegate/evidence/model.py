@@ -68,6 +68,8 @@ class Claims:
     platform_id: str
     """Chip or platform identity as hex, empty when masked."""
     details: Mapping[str, object]
+    facts: object = field(default=None, repr=False, compare=False)
+    """The platform's own typed facts, kept so that a new policy can be applied without new evidence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,9 @@ class Verdict:
     """Region name (or "*") -> what this identity may do with it."""
     appraised_at: datetime | None = None
     policy_digest: str = ""
-    """SHA-256 (hex) of the policy file in force."""
+    """SHA-256 (hex) of the policy file in force; empty when there is none and the safe defaults apply."""
+    warnings: tuple[Failure, ...] = ()
+    """What did not hold but the policy does not insist on, for example a revocation list that is not to be had."""
 
 
 class KeyKind(StrEnum):
@@ -107,6 +111,10 @@ class EndorsementRequest:
     """64 bytes as in the report; all zero when masked."""
     reported_tcb: bytes
     """REPORTED_TCB, 8 bytes in file order."""
+    need_leaf: bool = True
+    """False when the evidence brought the leaf: the source need not spend its time on it."""
+    need_chain: bool = True
+    """False when the evidence brought ASK or ASVK, and ARK."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +128,17 @@ class Endorsements:
     source: str
     """Where they came from, for the operator: "evidence", "directory ...", "cache", "kds ..."."""
     fetched_at: datetime | None = None
+    """When the CRL was fetched; None when that is not known."""
+    problems: tuple[str, ...] = ()
+    """Why parts are missing or old, for the operator."""
 
 
 class EndorsementSource(Protocol):
-    """Where endorsements come from. Raises EndorsementError when they are not to be had."""
+    """Where endorsements come from. Raises EndorsementError when a needed leaf or chain is not to be had."""
 
     def find(self, request: EndorsementRequest) -> Endorsements:
-        """Returns what this source has for `request`; parts it lacks are None or empty."""
+        """Returns what this source has for `request`; a CRL or a part not needed that it lacks is None or
+        empty, and `problems` says why."""
         ...
 
 

@@ -1,0 +1,101 @@
+"""`pagegate serve`: the attestation-gated page server."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from typing import Any, cast
+
+import click
+
+from pagegate.cli._options import (
+    build_appraiser,
+    build_platform,
+    build_telemetry,
+    config_options,
+    settle,
+    warn_simulated,
+)
+from pagegate.config import ServeConfig
+from pagegate.errors import ConfigError, PagegateError
+from pagegate.handshake.model import Limits
+from pagegate.rpc.tls import ServerTls
+from pagegate.server import Server, ServerOptions
+
+_log = logging.getLogger("pagegate.serve")
+
+
+def server_options(config: ServeConfig) -> ServerOptions:
+    """The server's limits from its configuration. Raises ConfigError."""
+    if (config.tls_cert is None) != (config.tls_key is None):
+        raise ConfigError("TLS_CERTIFICATE", "TLS needs both --tls-cert and --tls-key")
+    tls = ServerTls.load(config.tls_cert, config.tls_key) if config.tls_cert and config.tls_key else None
+    return ServerOptions(
+        listen=config.listen,
+        limits=Limits(config.session_lifetime, config.max_batch_pages, config.max_batches_in_flight),
+        max_sessions=config.max_sessions,
+        max_handshakes=config.max_handshakes,
+        max_streams=config.max_streams,
+        tls=tls,
+    )
+
+
+@click.command("serve")
+@config_options(ServeConfig)
+def command(**options: Any) -> None:
+    """Serve regions to peers that prove what they run.
+
+    Prints one line "listening on HOST:PORT" when it is ready. SIGTERM drains and stops; SIGHUP loads the policy
+    file again (a broken new file keeps the old one in force) and closes sessions that it no longer admits.
+
+    \b
+    Examples:
+      pagegate serve --policy policy.yaml --region book=64MiB@0x100000000:/var/lib/pagegate/book
+      pagegate serve --platform simulated --allow-simulated --policy policy.yaml --region book=64MiB
+    """
+    config = cast(ServeConfig, settle(ServeConfig, options))
+    if not config.region:
+        raise ConfigError("REGION", "there is nothing to serve: give at least one --region, for example book=64MiB")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    platform = build_platform(config)
+    appraiser = build_appraiser(config)
+    if platform.simulated or config.allow_simulated:
+        warn_simulated("this server")
+    telemetry = build_telemetry(config, "pagegate-server", prometheus_port=config.prometheus_port)
+    server = Server(
+        platform=platform,
+        appraiser=appraiser,
+        regions=config.regions(),
+        options=server_options(config),
+        telemetry=telemetry,
+    )
+    stop = threading.Event()
+    reload = threading.Event()
+
+    def on_signal(number: int, _frame: object) -> None:
+        if number == signal.SIGHUP:
+            reload.set()
+        else:
+            stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, on_signal)
+    server.start()
+    click.echo(f"listening on {server.address}")
+    while not stop.wait(0.2):
+        if reload.is_set():
+            reload.clear()
+            _reload(server, config)
+    server.stop(config.drain_seconds)
+    telemetry.shutdown()
+
+
+def _reload(server: Server, config: ServeConfig) -> None:
+    try:
+        appraiser = build_appraiser(config)
+    except PagegateError as error:
+        _log.error("policy not reloaded, the former one stays in force: %s", error)
+        return
+    closed = server.reappraise(appraiser, appraiser.reappraise)
+    _log.info("policy reloaded; %d sessions closed", closed)

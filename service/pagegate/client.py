@@ -1,0 +1,433 @@
+"""The public client: attest, send, read.
+
+with Client("127.0.0.1:7443", platform=platform, appraiser=appraiser, regions={"book": "write"}) as client:
+    client.send("book", memory)
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+from typing_extensions import Buffer
+
+import enclave_bridge as eb
+from pagegate.errors import ConfigError, HandshakeError, PagegateError, TransferError
+from pagegate.evidence.model import AccessMode, Appraiser
+from pagegate.handshake.client import ClientHandshake
+from pagegate.handshake.model import HANDSHAKE_TIMEOUT_S, SUITES_DEFAULT, Established, GrantedRegion
+from pagegate.platforms.model import Platform
+from pagegate.rpc import codec
+from pagegate.rpc.codec import Batch
+from pagegate.rpc.errors import from_rpc_error
+from pagegate.rpc.tls import ClientTls
+from pagegate.telemetry import NO_TELEMETRY, Tracing, rpc_attributes
+from pagegate.transfer import macs
+from pagegate.transfer.faults import transfer_faults
+from pagegate.transfer.sender import Progress, Sender
+from pagegate.transfer.source import BufferSource, Source
+from pagegate.v1 import attestation_pb2 as att
+from pagegate.v1 import attestation_pb2_grpc as att_grpc
+from pagegate.v1 import transfer_pb2 as pb
+
+_T = TypeVar("_T")
+_SERVICE = "/pagegate.v1.PageTransfer/"
+_RESUMABLE = frozenset(
+    {"PEER_UNAVAILABLE", "TRANSFER_TRUNCATED", "TRANSFER_IN_USE", "CANCELLED", "DRAINING", "BATCH_OUT_OF_ORDER"}
+)
+_REATTEST = frozenset({"SESSION_UNKNOWN", "SESSION_EXPIRED", "SESSION_CLOSED", "EXHAUSTED", "EPOCH"})
+CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", 64 << 20),
+    ("grpc.max_send_message_length", 64 << 20),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A snapshot that is visible on the server."""
+
+    pages: int
+    generation: int
+    seconds: float
+    resumed: int
+    """How often the transfer was taken up again after a break."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A committed generation that was read."""
+
+    pages: int
+    base_gpa: int
+    generation: int
+
+
+class Client:
+    """One attested peer of one server. Attests on first use, and again by itself when the session has ended."""
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        platform: Platform,
+        appraiser: Appraiser,
+        regions: Mapping[str, AccessMode | str],
+        bridge: eb.Bridge | None = None,
+        tls: ClientTls | None = None,
+        telemetry: Tracing = NO_TELEMETRY,
+        suites: Sequence[eb.Suite] = SUITES_DEFAULT,
+        max_resumes: int = 8,
+    ) -> None:
+        """`target`: a gRPC target such as "host:7443". `regions`: what to ask for, "read", "write" or "read-write"."""
+        self._platform = platform
+        self._appraiser = appraiser
+        self._regions = {name: AccessMode(mode) for name, mode in regions.items()}
+        self._owns_bridge = bridge is None
+        self._bridge = bridge or eb.Bridge(max_sessions=4, max_handshakes=2)
+        self._tls = tls
+        self._telemetry = telemetry
+        self._suites = suites
+        self._max_resumes = max_resumes
+        self._established: Established | None = None
+        self._target = target
+        self._channel = (
+            grpc.secure_channel(target, tls.credentials(), options=(*CHANNEL_OPTIONS, *tls.options()))
+            if tls
+            else grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
+        )
+        self._attest = att_grpc.AttestationStub(self._channel).Attest
+        self._page = self._channel.unary_unary(
+            _SERVICE + "TransferPage", pb.TransferPageRequest.SerializeToString, pb.TransferPageResponse.FromString
+        )
+        self._pages = self._channel.stream_stream(
+            _SERVICE + "TransferPages", codec.encode_request, pb.TransferPagesResponse.FromString
+        )
+        self._get = self._channel.unary_stream(
+            _SERVICE + "GetRegion", pb.GetRegionRequest.SerializeToString, codec.decode_region
+        )
+
+    @property
+    def bridge_info(self) -> eb.BridgeInfo:
+        """Which memory and which AES-GCM kernel hold and seal this client's pages."""
+        return self._bridge.info
+
+    # ---- attest -------------------------------------------------------------------
+
+    @property
+    def session(self) -> Established:
+        """The live session; attests when there is none. Raises HandshakeError."""
+        if self._established is None:
+            self._established = self.attest()
+        return self._established
+
+    def attest(self) -> Established:
+        """Runs one mutual handshake. Raises HandshakeError with the server's or this side's reason."""
+        self._drop_session()
+        started = time.monotonic()
+        handshake = ClientHandshake(
+            self._bridge,
+            self._platform,
+            self._appraiser,
+            self._regions,
+            tls_binding=self._tls.binding if self._tls else b"",
+            suites=self._suites,
+        )
+        with self._telemetry.span(
+            "pagegate.client.attest",
+            rpc_attributes("pagegate.v1.Attestation/Attest"),
+            kind="client",
+        ) as span:
+            try:
+                self._established = self._run_handshake(handshake)
+            except PagegateError as error:
+                span.refused(error.reason)
+                raise
+            finally:
+                handshake.close()
+            self._telemetry.record(
+                "pagegate.handshake.duration",
+                time.monotonic() - started,
+                {"pagegate.role": "client", "pagegate.outcome": "ok"},
+            )
+        return self._established
+
+    def _run_handshake(self, handshake: ClientHandshake) -> Established:
+        outgoing: queue.SimpleQueue[att.AttestRequest | None] = queue.SimpleQueue()
+        outgoing.put(att.AttestRequest(client_hello=handshake.hello()))
+        call = self._attest(
+            iter(outgoing.get, None),
+            timeout=HANDSHAKE_TIMEOUT_S,
+            metadata=self._telemetry.metadata(),
+            wait_for_ready=False,
+        )
+        try:
+            answer = _next(call, "server_evidence").server_evidence
+            with self._telemetry.span("pagegate.client.appraise"):
+                proof = handshake.prove(answer.server_hello, answer.evidence)
+            outgoing.put(
+                att.AttestRequest(
+                    client_evidence=att.ClientEvidence(evidence=proof.evidence, client_finished=proof.finished)
+                )
+            )
+            finished = _next(call, "server_finished").server_finished
+            return handshake.establish(finished.parameters, finished.server_finished)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, HandshakeError) from error
+        finally:
+            outgoing.put(None)
+            call.cancel()
+
+    # ---- send -----------------------------------------------------------------------
+
+    def send(
+        self,
+        region: str,
+        source: Source | Buffer,
+        *,
+        first_gpa: int | None = None,
+        mode: str = "replace",
+        progress: Progress | None = None,
+    ) -> Sent:
+        """Sends pages as one snapshot and returns when it is visible.
+
+        `mode`: "replace" (pages not sent become zero) or "delta" (they stay). A broken stream is resumed from
+        the last acknowledged batch, after a new handshake where the session is gone. Raises TransferError.
+        """
+        if mode not in ("replace", "delta"):
+            raise ConfigError("MODE", f"transfer mode {mode!r} is not 'replace' or 'delta'")
+        pages = source if hasattr(source, "pages") and hasattr(source, "read") else BufferSource(source)
+        started = time.monotonic()
+        with self._telemetry.span("pagegate.client.send", {"pagegate.region": region}, kind="client") as span:
+            context = span.context
+            sender = Sender(
+                self._bridge,
+                self._granted(region, AccessMode.WRITE),
+                pages,  # type: ignore[arg-type]
+                first_gpa=first_gpa,
+                delta=mode == "delta",
+                progress=progress,
+                sealed=lambda count, ns: self._telemetry.timed_span(
+                    "pagegate.bridge.seal", nanoseconds=ns, attributes={"pagegate.pages": count}, parent=context
+                ),
+            )
+            span.set({"pagegate.pages": sender.pages})
+            try:
+                generation, resumed = self._with_resume(sender)
+            except PagegateError as error:
+                span.refused(error.reason)
+                raise
+            finally:
+                sender.close()
+            span.set({"pagegate.generation": generation})
+        return Sent(sender.pages, generation, time.monotonic() - started, resumed)
+
+    def _with_resume(self, sender: Sender) -> tuple[int, int]:
+        for resumed in range(self._max_resumes + 1):
+            try:
+                return self._stream(sender), resumed
+            except PagegateError as error:
+                if error.reason in _REATTEST:
+                    self._drop_session()
+                elif error.reason not in _RESUMABLE or resumed == self._max_resumes:
+                    raise
+                if resumed == self._max_resumes:
+                    raise
+                time.sleep(error.retry_after or min(2.0, 0.1 * 2**resumed))
+        raise AssertionError("unreachable")
+
+    def _stream(self, sender: Sender) -> int:
+        established = self.session
+        session = established.session
+        if sender.region != established.regions.get(sender.region.name):
+            raise TransferError("REGION_NOT_GRANTED", f"region {sender.region.name} changed since the transfer began")
+        failure: list[BaseException] = []
+        begun: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        mode = pb.TRANSFER_MODE_DELTA if sender.delta else pb.TRANSFER_MODE_REPLACE
+
+        def requests() -> Iterator[pb.TransferPagesRequest | Batch]:
+            try:
+                yield pb.TransferPagesRequest(
+                    begin=pb.TransferBegin(
+                        session_id=established.session_id,
+                        transfer_id=sender.transfer_id,
+                        region=sender.region.number,
+                        expected_pages=sender.pages,
+                        mode=mode,
+                        mac=sender.begin_mac(session, mode),
+                    )
+                )
+                if not begun.get():
+                    return
+                count = -(-sender.pages // established.limits.max_batch_pages)
+                for number, records in sender.batches(established):
+                    yield Batch(records, number)
+                    count = number + 1
+                if count * established.limits.max_batch_pages >= sender.pages and not failure:
+                    yield pb.TransferPagesRequest(
+                        commit=pb.TransferCommit(pages=sender.pages, mac=sender.commit(session))
+                    )
+            except PagegateError as error:
+                failure.append(error)
+                call.cancel()
+
+        call = self._pages(requests(), metadata=self._telemetry.metadata())
+        try:
+            for response in call:
+                step = response.WhichOneof("step")
+                if step == "begun":
+                    sender.resume(response.begun.resume_at_batch, established.limits.max_batch_pages)
+                    begun.put(True)
+                elif step == "ack":
+                    sender.acknowledged(established, response.ack.batches, response.ack.receipt)
+                elif step == "committed":
+                    sender.committed(session, response.committed.generation, response.committed.receipt)
+                    return int(response.committed.generation)
+            raise TransferError("TRANSFER_TRUNCATED", "the server ended the stream before it committed")
+        except grpc.RpcError as error:
+            if failure:
+                raise failure[0] from error
+            raise from_rpc_error(error) from error
+        finally:
+            sender.stop()
+            begun.put(False)
+            call.cancel()
+
+    def send_page(self, region: str, gpa: int, page: Buffer) -> int:
+        """Writes one 4096-byte page at a guest-physical address; returns the region's new generation."""
+        view = memoryview(page).cast("B")
+        if len(view) != eb.PAGE_SIZE:
+            raise TransferError("LENGTH", f"a page is 4096 bytes; {len(view)} were given")
+
+        def call() -> int:
+            granted = self._granted(region, AccessMode.WRITE)
+            session = self.session
+            with transfer_faults():
+                record, _ = session.session.seal(None, region=granted.number, first_gpa=gpa, plain=view)
+            response = self._page(
+                pb.TransferPageRequest(session_id=session.session_id, record=record),
+                metadata=self._telemetry.metadata(),
+            )
+            with transfer_faults():
+                session.session.check_mac(
+                    eb.MacPurpose.RECEIPT, macs.page(record[-eb.TAG_SIZE :], response.generation), response.receipt
+                )
+            return int(response.generation)
+
+        with self._telemetry.span("pagegate.client.send", {"pagegate.region": region}, kind="client"):
+            return self._once_more(call)
+
+    # ---- read -----------------------------------------------------------------------
+
+    def read(self, region: str, *, progress: Progress | None = None) -> tuple[bytearray, Read]:
+        """Reads a region's committed generation into memory, every page verified."""
+        with self._telemetry.span("pagegate.client.receive", {"pagegate.region": region}, kind="client"):
+            return self._once_more(lambda: self._read(region, progress))
+
+    def _read(self, region: str, progress: Progress | None) -> tuple[bytearray, Read]:
+        granted = self._granted(region, AccessMode.READ)
+        established = self.session
+        session = established.session
+        transfer_id = self._bridge.random(macs.TRANSFER_ID_SIZE)
+        request = pb.GetRegionRequest(
+            session_id=established.session_id,
+            region=granted.number,
+            first_gpa=granted.base_gpa,
+            pages=granted.pages,
+            transfer_id=transfer_id,
+            mac=session.mac(
+                eb.MacPurpose.TRANSFER, macs.get(transfer_id, granted.number, granted.base_gpa, granted.pages)
+            ),
+        )
+        target = bytearray(granted.pages * eb.PAGE_SIZE)
+        generation = -1
+        with (
+            transfer_faults(),
+            self._bridge.transfer(
+                transfer_id, region=granted.number, base_gpa=granted.base_gpa, pages=granted.pages
+            ) as transfer,
+        ):
+            transfer.target_memory(target)
+            for message in self._get(request, metadata=self._telemetry.metadata()):
+                if isinstance(message, Batch):
+                    session.open(transfer, message.records)
+                    if progress is not None:
+                        progress(transfer.pages, granted.pages)
+                elif message.WhichOneof("step") == "info":
+                    info = message.info
+                    session.check_mac(
+                        eb.MacPurpose.RECEIPT,
+                        macs.info(transfer_id, info.base_gpa, info.pages, info.generation),
+                        info.mac,
+                    )
+                    generation = info.generation
+                elif message.end.pages != granted.pages or transfer.pages != granted.pages:
+                    raise TransferError(
+                        "TRANSFER_INCOMPLETE", f"{transfer.pages} of {granted.pages} pages came; nothing is returned"
+                    )
+                else:
+                    session.check_commit_mac(transfer, message.end.mac)
+                    if generation < 0:
+                        raise TransferError("OUT_OF_ORDER", "the server sent no region info")
+                    return target, Read(granted.pages, granted.base_gpa, generation)
+        raise TransferError("TRANSFER_TRUNCATED", "the server ended the read before its end; nothing is returned")
+
+    # ---- shared -----------------------------------------------------------------------
+
+    def _once_more(self, call: Callable[[], _T]) -> _T:
+        """Runs a call, and once more after a new handshake when the session has ended."""
+        for attempt in (1, 2):
+            try:
+                return call()
+            except grpc.RpcError as error:
+                typed = from_rpc_error(error)
+                if typed.reason not in _REATTEST or attempt == 2:
+                    raise typed from error
+                self._drop_session()
+        raise AssertionError("unreachable")
+
+    def _granted(self, name: str, mode: AccessMode) -> GrantedRegion:
+        region = self.session.regions.get(name)
+        if region is None or not region.mode.allows(mode):
+            raise TransferError(
+                "REGION_NOT_GRANTED",
+                f"this client did not ask to {mode.value} region {name!r}; it asked for "
+                f"{', '.join(f'{n} ({m.value})' for n, m in self._regions.items()) or 'none'}",
+            )
+        return region
+
+    def _drop_session(self) -> None:
+        if self._established is not None:
+            self._established.session.close()
+            self._established = None
+
+    def close(self) -> None:
+        """Ends the session and zeroises its keys."""
+        self._drop_session()
+        self._channel.close()
+        if self._owns_bridge:
+            self._bridge.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _next(call: Iterator[att.AttestResponse], step: str) -> att.AttestResponse:
+    response = next(call, None)
+    if response is None:
+        raise HandshakeError("HANDSHAKE_TRUNCATED", f"the server ended the handshake before its {step}")
+    if response.WhichOneof("step") != step:
+        raise HandshakeError("OUT_OF_ORDER", f"expected {step}, the server sent {response.WhichOneof('step')}")
+    return response

@@ -1,0 +1,170 @@
+"""Every option of pagegate's long-running commands, each with one home: flag, environment and file are views of it.
+
+Order: command line, then environment (PAGEGATE_<NAME>), then the YAML file of --config, then the default.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from pagegate.errors import ConfigError
+from pagegate.transfer.region import RegionSpec
+
+PAGE = 4096
+_UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_SIZE = re.compile(r"(\d+)\s*([A-Za-z]*)")
+
+
+class PlatformName(StrEnum):
+    """Where evidence is made."""
+
+    AUTO = "auto"
+    CONFIGFS_TSM = "configfs-tsm"
+    SEV_GUEST = "sev-guest"
+    SIMULATED = "simulated"
+
+
+def state_directory() -> Path:
+    """PAGEGATE_STATE_DIR, else the XDG state directory."""
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(os.environ.get("PAGEGATE_STATE_DIR") or Path(base) / "pagegate")
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "64MiB", "2GiB", "8192". Raises ConfigError SIZE."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or match[2].upper() not in _UNITS:
+        raise ConfigError("SIZE", f"{text!r} is not a size; write for example 8192, 64MiB or 2GiB")
+    return int(match[1]) * _UNITS[match[2].upper()]
+
+
+def parse_region(text: str) -> RegionSpec:
+    """A region from "book=64MiB", "book=64MiB@0x100000000" or "book=64MiB@0x100000000:/var/lib/pagegate/book"."""
+    name, equals, rest = text.partition("=")
+    place, _, directory = rest.partition(":")
+    size, _, base = place.partition("@")
+    if not equals or not re.fullmatch(r"[a-z][a-z0-9-]{0,62}", name):
+        raise ConfigError(
+            "REGION",
+            f"{text!r} is not a region; write NAME=SIZE[@BASE_GPA][:DIRECTORY], for example book=64MiB@0x100000000",
+        )
+    try:
+        base_gpa = int(base, 0) if base else 1 << 32
+    except ValueError:
+        raise ConfigError("REGION", f"{base!r} in {text!r} is not an address; write for example 0x100000000") from None
+    size_bytes = parse_size(size)
+    if size_bytes % PAGE:
+        raise ConfigError("REGION_SIZE", f"region {name}: {size_bytes} bytes are not whole 4096-byte pages")
+    return RegionSpec(name, base_gpa, size_bytes // PAGE, Path(directory) if directory else None)
+
+
+class PeerConfig(BaseModel):
+    """What both sides of a connection need: how to prove oneself and what to believe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    platform: PlatformName = Field(
+        PlatformName.AUTO,
+        description="Where this side's evidence is made. 'auto' takes the first hardware provider there is.",
+    )
+    policy: Path | None = Field(
+        None,
+        description="Appraisal policy (YAML): whom to believe and what they may do ('pagegate policy schema').",
+    )
+    allow_simulated: bool = Field(
+        False, description="Accept and make SIMULATED evidence. It proves nothing: for trials and tests only."
+    )
+    simulated_root: Path | None = Field(
+        None,
+        description="Directory of the simulated platform's root; both sides must share it. [default: STATE/simulated]",
+    )
+    simulated_chip: str = Field("chip-0", description="Name of the simulated chip this side runs on.")
+    simulated_workload: str = Field(
+        "pagegate", description="Label from which the simulated launch measurement of this side is made."
+    )
+    endorsements: Path | None = Field(
+        None, description="Directory of certificates and CRLs (PEM or DER, any names), asked before the network."
+    )
+    kds_url: str | None = Field(None, description="Base URL of AMD's KDS or of a mirror of it.")
+    offline: bool = Field(False, description="Never use the network for endorsements.")
+    state_dir: Path | None = Field(
+        None, description="Directory for the endorsement cache, the audit log and simulated roots. [default: XDG state]"
+    )
+    otlp_endpoint: str | None = Field(
+        None, description="OTLP/gRPC endpoint for traces and metrics, for example http://127.0.0.1:4317."
+    )
+    sample_ratio: float = Field(1.0, ge=0, le=1, description="Share of traces that are kept; refusals always are.")
+
+    @property
+    def state(self) -> Path:
+        """The state directory in force."""
+        return self.state_dir or state_directory()
+
+
+class ServeConfig(PeerConfig):
+    """Options of `pagegate serve`."""
+
+    listen: str = Field("127.0.0.1:7443", description="Address and port to serve on; port 0 takes a free one.")
+    region: tuple[str, ...] = Field(
+        (),
+        description="A region, NAME=SIZE[@BASE_GPA][:DIRECTORY], in memory without a directory. May be repeated.",
+    )
+    tls_cert: Path | None = Field(None, description="Server certificate (PEM); turns TLS on together with --tls-key.")
+    tls_key: Path | None = Field(None, description="Private key of the server certificate (PEM).")
+    max_sessions: int = Field(256, ge=1, le=65536, description="Sessions open at once; each takes locked memory.")
+    max_handshakes: int = Field(16, ge=1, le=1024, description="Handshakes under way at once.")
+    max_streams: int = Field(64, ge=2, le=4096, description="Calls served at once.")
+    session_lifetime: float = Field(3600.0, gt=0, description="Seconds after which a peer must attest again.")
+    max_batch_pages: int = Field(256, ge=1, le=4096, description="Most pages in one batch.")
+    max_batches_in_flight: int = Field(32, ge=1, le=1024, description="Most batches a sender may be ahead.")
+    drain_seconds: float = Field(20.0, ge=0, description="Seconds that running calls get to finish on SIGTERM.")
+    status_listen: str | None = Field(
+        None, description="Address and port of the read-only status page, for example 127.0.0.1:7444."
+    )
+    prometheus_port: int | None = Field(None, ge=1, le=65535, description="Port of the Prometheus endpoint.")
+    audit: bool = Field(True, description="Keep the audit log in the state directory.")
+    log_json: bool = Field(False, description="Write logs as JSON lines with trace ids.")
+
+    @field_validator("region", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return tuple(value.split()) if isinstance(value, str) else value
+
+    def regions(self) -> tuple[RegionSpec, ...]:
+        """The regions, parsed. Raises ConfigError."""
+        return tuple(parse_region(text) for text in self.region)
+
+
+def load(kind: type[PeerConfig], given: dict[str, Any], file: Path | None) -> PeerConfig:
+    """Settles options from flags, environment, file and defaults. Raises ConfigError CONFIG_INVALID."""
+    values: dict[str, Any] = _read_file(file) if file else {}
+    for name, field in kind.model_fields.items():
+        text = os.environ.get(f"PAGEGATE_{name.upper()}")
+        if text is not None:
+            values[name] = yaml.safe_load(text) if field.annotation is bool else text
+    values.update(given)
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError("CONFIG_INVALID", f"option {where!r}: {first['msg']} (given: {first['input']!r})") from error
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise ConfigError("CONFIG_INVALID", f"cannot read {file}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError("CONFIG_INVALID", f"{file} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError("CONFIG_INVALID", f"{file} must hold options as NAME: VALUE")
+    return {str(key).replace("-", "_"): value for key, value in content.items()}

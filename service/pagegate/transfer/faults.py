@@ -1,0 +1,41 @@
+"""Refusals of the bridge on the page path, as transfer errors with what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import enclave_bridge as eb
+from pagegate.errors import BridgeError, TransferError
+
+_ADVICE = {
+    "TAMPERED": "memory tampering detected: a page's tag does not verify; nothing of it was written. "
+    "Something between the two enclaves changes data; find it before sending again",
+    "REPLAYED": "a page record was received before, or is too old to tell; it was not written again",
+    "EPOCH": "a page record's key epoch is not accepted now; attest again",
+    "HEADER": "a reserved field of a page record is not zero; the sender speaks another version",
+    "OUT_OF_RANGE": "a page record's address is outside the region's window",
+    "UNALIGNED": "a page record's address is not a multiple of 4096",
+    "WRONG_SESSION": "a page record belongs to another session",
+    "WRONG_REGION": "a page record belongs to another region",
+    "LENGTH": "page records must be whole: 4160 bytes each",
+    "MAC": "a control message's MAC does not verify: it was changed on the way, or not made by the attested peer",
+    "SESSION_CLOSED": "the session is closed (too many bad pages, a policy change or its end); attest again",
+    "EXHAUSTED": "the session's keys are used up; attest again",
+}
+
+
+@contextmanager
+def transfer_faults() -> Iterator[None]:
+    """Turns bridge statuses that a peer or the path causes into TransferError, the rest into BridgeError."""
+    try:
+        yield
+    except eb.BridgeStatusError as error:
+        advice = _ADVICE.get(error.reason)
+        if advice is None:
+            raise BridgeError(error.reason, str(error)) from error
+        result = getattr(error, "result", None)
+        metadata = {}
+        if result is not None and result.bad_index is not None:
+            metadata["record"] = str(result.bad_index)
+        raise TransferError(error.reason, advice, metadata=metadata) from error

@@ -1,0 +1,42 @@
+"""What each control message's MAC covers: a label, 0x00, then fixed-width little-endian fields (docs/protocol.md)."""
+
+from __future__ import annotations
+
+import struct
+
+TRANSFER_ID_SIZE = 16
+
+
+def begin(transfer_id: bytes, region: int, expected_pages: int, mode: int) -> bytes:
+    """MAC input of TransferBegin."""
+    return b"begin\0" + transfer_id + struct.pack("<IQI", region, expected_pages, mode)
+
+
+def abort(transfer_id: bytes) -> bytes:
+    """MAC input of TransferAbort."""
+    return b"abort\0" + transfer_id
+
+
+def get(transfer_id: bytes, region: int, first_gpa: int, pages: int) -> bytes:
+    """MAC input of GetRegionRequest."""
+    return b"get\0" + transfer_id + struct.pack("<IQQ", region, first_gpa, pages)
+
+
+def info(transfer_id: bytes, base_gpa: int, pages: int, generation: int) -> bytes:
+    """MAC input of RegionInfo."""
+    return b"info\0" + transfer_id + struct.pack("<QQQ", base_gpa, pages, generation)
+
+
+def ack(transfer_id: bytes, batches: int) -> bytes:
+    """MAC input of TransferAck."""
+    return b"ack\0" + transfer_id + struct.pack("<Q", batches)
+
+
+def committed(transfer_id: bytes, pages: int, generation: int, commit_mac: bytes) -> bytes:
+    """MAC input of TransferCommitted."""
+    return b"committed\0" + transfer_id + struct.pack("<QQ", pages, generation) + commit_mac
+
+
+def page(tag: bytes, generation: int) -> bytes:
+    """MAC input of TransferPageResponse."""
+    return b"page\0" + tag + struct.pack("<Q", generation)

@@ -1,0 +1,226 @@
+"""Regions: named windows of guest-physical addresses, who may use them, and who is writing now."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import enclave_bridge as eb
+from pagegate.errors import ConfigError, TransferError
+from pagegate.evidence.model import AccessMode, Verdict
+from pagegate.handshake.model import GrantedRegion
+from pagegate.transfer.backing import Backing, FileBacking, MemfdBacking
+
+_MAX_PAGES = 1 << 28
+
+
+@dataclass(frozen=True, slots=True)
+class RegionSpec:
+    """How a region is configured: `name=book,base=0x100000000,size=64MiB[,dir=/var/lib/pagegate/book]`."""
+
+    name: str
+    base_gpa: int
+    pages: int
+    directory: Path | None = None
+    """Directory of a file-backed region; None keeps it in memory (memfd)."""
+
+    def __post_init__(self) -> None:
+        if self.base_gpa % eb.PAGE_SIZE or self.base_gpa < 0:
+            raise ConfigError(
+                "REGION_UNALIGNED", f"region {self.name}: base {self.base_gpa:#x} is not a multiple of 4096"
+            )
+        if not 1 <= self.pages <= _MAX_PAGES or self.base_gpa + self.pages * eb.PAGE_SIZE > 1 << 64:
+            raise ConfigError(
+                "REGION_SIZE",
+                f"region {self.name}: {self.pages} pages; allowed are 1 to {_MAX_PAGES}, without wrapping",
+            )
+
+
+class Region:
+    """One region on a server. Thread-safe."""
+
+    def __init__(self, spec: RegionSpec, number: int) -> None:
+        self.spec = spec
+        self.number = number
+        size = spec.pages * eb.PAGE_SIZE
+        self._backing: Backing = (
+            MemfdBacking(spec.name, size) if spec.directory is None else FileBacking(spec.name, spec.directory, size)
+        )
+        self._lock = threading.RLock()
+        self._writer: bytes | None = None
+        self._door: eb.Transfer | None = None
+
+    @property
+    def generation(self) -> int:
+        """Number of the committed generation."""
+        with self._lock:
+            return self._backing.generation
+
+    @property
+    def writing(self) -> bool:
+        """True while a transfer is staging a new generation."""
+        return self._writer is not None
+
+    def window(self, gpa: int, pages: int) -> int:
+        """Byte offset of a page run, checked. Raises TransferError UNALIGNED or OUT_OF_RANGE."""
+        spec = self.spec
+        if gpa % eb.PAGE_SIZE:
+            raise TransferError("UNALIGNED", f"address {gpa:#x} is not a multiple of 4096")
+        end = spec.base_gpa + spec.pages * eb.PAGE_SIZE
+        if not (spec.base_gpa <= gpa and pages > 0 and gpa + pages * eb.PAGE_SIZE <= end):
+            raise TransferError(
+                "OUT_OF_RANGE",
+                f"{pages} pages from {gpa:#x} are not inside region {spec.name}: {spec.base_gpa:#x} to {end:#x}",
+                metadata={"region_base": hex(spec.base_gpa), "region_end": hex(end)},
+            )
+        return gpa - spec.base_gpa
+
+    def begin(self, bridge: eb.Bridge, transfer_id: bytes, *, delta: bool) -> eb.Transfer:
+        """Stages a generation and returns the bridge's account of it. One writer at a time: REGION_BUSY."""
+        with self._lock:
+            if self._writer is not None:
+                raise TransferError(
+                    "REGION_BUSY",
+                    f"region {self.spec.name} is being written by another transfer; retry when it has ended",
+                    retry_after=0.5,
+                )
+            fd = self._backing.stage(copy_current=delta)
+            transfer = None
+            try:
+                transfer = self._account(bridge, transfer_id)
+                transfer.target_fd(fd)
+            except BaseException:
+                if transfer is not None:
+                    transfer.close()
+                self._backing.discard()
+                raise
+            finally:
+                os.close(fd)
+            self._writer = transfer_id
+            return transfer
+
+    def _account(self, bridge: eb.Bridge, transfer_id: bytes) -> eb.Transfer:
+        return bridge.transfer(transfer_id, region=self.number, base_gpa=self.spec.base_gpa, pages=self.spec.pages)
+
+    def commit(self, transfer_id: bytes) -> int:
+        """Switches the staged generation in. Returns its number."""
+        with self._lock:
+            if self._writer != transfer_id:
+                raise TransferError("NOTHING_STAGED", f"region {self.spec.name} has no such transfer to commit")
+            generation = self._backing.commit()
+            self._writer = None
+            self._close_door()
+            return generation
+
+    def abandon(self, transfer_id: bytes) -> None:
+        """Drops the staged generation of this transfer, if it is the one staging."""
+        with self._lock:
+            if self._writer == transfer_id:
+                self._writer = None
+                self._backing.discard()
+
+    def write_page(self, bridge: eb.Bridge, session: eb.Session, record: bytes) -> tuple[eb.OpenResult, int]:
+        """Opens one sealed page straight into the committed generation. Returns the new generation too."""
+        with self._lock:
+            if self._writer is not None:
+                raise TransferError(
+                    "REGION_BUSY",
+                    f"region {self.spec.name} is being written by a transfer; retry when it has ended",
+                    retry_after=0.5,
+                )
+            if self._door is None:
+                self._door = self._account(bridge, bytes(16))
+                fd = self._backing.open_current()
+                try:
+                    self._door.target_fd(fd)
+                finally:
+                    os.close(fd)
+            result = session.open(self._door, record)
+            return result, self._backing.touch()
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[tuple[memoryview, int]]:
+        """A read-only view of the committed generation, and its number. Later commits do not change it."""
+        with self._lock:
+            fd = self._backing.open_current()
+            generation = self._backing.generation
+        try:
+            with mmap.mmap(fd, self.spec.pages * eb.PAGE_SIZE, access=mmap.ACCESS_READ) as mapping:
+                view = memoryview(mapping)
+                try:
+                    yield view, generation
+                finally:
+                    view.release()
+        finally:
+            os.close(fd)
+
+    def open_current(self) -> int:
+        """A descriptor of the committed generation for a local reader; belongs to the caller."""
+        with self._lock:
+            return self._backing.open_current()
+
+    def _close_door(self) -> None:
+        if self._door is not None:
+            self._door.close()
+            self._door = None
+
+    def close(self) -> None:
+        """Drops what is staged and gives up the memory or files."""
+        with self._lock:
+            self._writer = None
+            self._close_door()
+            self._backing.close()
+
+
+class RegionTable:
+    """All regions of a server, by name and by number."""
+
+    def __init__(self, specs: Sequence[RegionSpec]) -> None:
+        names = [spec.name for spec in specs]
+        if len(set(names)) != len(names):
+            raise ConfigError("REGION_TWICE", f"a region is configured twice: {', '.join(names)}")
+        self._regions = [Region(spec, number) for number, spec in enumerate(specs, start=1)]
+        self._by_name = {region.spec.name: region for region in self._regions}
+
+    def __iter__(self) -> Iterator[Region]:
+        return iter(self._regions)
+
+    def by_number(self, number: int) -> Region:
+        """Raises TransferError REGION_UNKNOWN."""
+        if not 1 <= number <= len(self._regions):
+            raise TransferError("REGION_UNKNOWN", f"region number {number} does not exist on this server")
+        return self._regions[number - 1]
+
+    def by_name(self, name: str) -> Region:
+        """Raises TransferError REGION_UNKNOWN."""
+        try:
+            return self._by_name[name]
+        except KeyError:
+            raise TransferError(
+                "REGION_UNKNOWN", f"region {name!r} does not exist on this server; ask its operator for the names"
+            ) from None
+
+    def grant(self, wanted: Mapping[str, AccessMode], verdict: Verdict) -> dict[str, GrantedRegion]:
+        """All regions wanted, if the verdict's identity may use each so. Raises TransferError REGION_NOT_GRANTED."""
+        granted: dict[str, GrantedRegion] = {}
+        for name, mode in wanted.items():
+            allowed = verdict.grants.get(name, verdict.grants.get("*"))
+            if allowed is None or not allowed.allows(mode):
+                raise TransferError(
+                    "REGION_NOT_GRANTED",
+                    f"identity {verdict.identity!r} may not {mode.value} region {name!r}; its policy entry must grant it",
+                    metadata={"region": name},
+                )
+            region = self.by_name(name)
+            granted[name] = GrantedRegion(name, region.number, region.spec.base_gpa, region.spec.pages, mode)
+        return granted
+
+    def close(self) -> None:
+        """Closes every region."""
+        for region in self._regions:
+            region.close()

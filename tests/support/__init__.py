@@ -1,0 +1,1 @@
+"""Builders that several test folders share. On the path through `pythonpath = ["tests"]`."""
