@@ -228,7 +228,7 @@ CHECKS = (
     Check("cpu.product", "CPU has SEV-SNP by its model", Side.BOTH, "AMD EPYC Milan, Genoa, Turin", _ABI, cpu_product),
     Check("cpu.snp", "SEV-SNP seen by the kernel", Side.HOST, "flag sev_snp", f"{_APM}, 15.36", cpu_snp),
     Check("cpu.sme", "Memory encryption on", Side.HOST, "flag sme", f"{_APM}, 7.10", cpu_sme),
-    Check("cpu.crypto", "AES in hardware", Side.BOTH, "AES-NI, better VAES", "docs/performance", cpu_crypto),
+    Check("cpu.crypto", "AES in hardware", Side.BOTH, "AES-NI, better VAES", "docs/host-setup.md", cpu_crypto),
     Check("snp.active", "This guest is protected by SEV-SNP", Side.GUEST, "active", f"{_APM}, 15.34.10", snp_active),
     Check("snp.secure-tsc", "Time is not the host's", Side.GUEST, "Secure TSC", f"{_APM}, 15.36.18", secure_tsc),
     Check("snp.vmpl", "Privilege level", Side.GUEST, "known", f"{_ABI}, ATTESTATION_REPORT.VMPL", vmpl),

@@ -118,7 +118,14 @@ CHECKS = (
         huge_pages,
     ),
     Check("clock.sync", "Clock", Side.BOTH, "synchronised, within 5 s", "adjtimex(2)", clock),
-    Check("endorsements.cache", "Endorsement cache", Side.BOTH, "filled", "docs/endorsements", endorsement_cache),
+    Check(
+        "endorsements.cache",
+        "Endorsement cache",
+        Side.BOTH,
+        "filled",
+        "pagegate endorsements --help",
+        endorsement_cache,
+    ),
     Check(
         "firmware.floor",
         "Firmware against the policy",
