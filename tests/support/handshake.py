@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
 
-import enclave_bridge as eb
 from google.protobuf.message import Message
 
+import enclave_bridge as eb
 from pagegate.evidence.model import AccessMode, Appraiser, Evidence, EvidenceType, Verdict
 from pagegate.handshake import wire
 from pagegate.handshake.client import ClientHandshake, Proof

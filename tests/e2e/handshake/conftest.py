@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
-import enclave_bridge as eb
 import grpc
 import pytest
 
+import enclave_bridge as eb
 from pagegate.errors import HandshakeError, PagegateError
 from pagegate.evidence.model import AccessMode, Appraiser
 from pagegate.handshake.client import ClientHandshake
@@ -53,6 +53,10 @@ class Stream:
         """The server's last message."""
         return next(self._call).server_finished
 
+    def connected(self) -> None:
+        """Waits until the channel stands, so that the call is on its way."""
+        grpc.channel_ready_future(self._channel).result(20)
+
     def end(self) -> None:
         """Ends this side of the stream."""
         self._out.put(None)
@@ -92,8 +96,6 @@ def stream(platform_for: Guests, appraiser: Appraiser) -> Iterator[Callable[[Ser
 
         def open_stream(server: Server) -> Stream:
             wanted = {"book": AccessMode.READ_WRITE}
-            return stack.enter_context(
-                Stream(server, ClientHandshake(bridge, platform_for(CLIENT), appraiser, wanted))
-            )
+            return stack.enter_context(Stream(server, ClientHandshake(bridge, platform_for(CLIENT), appraiser, wanted)))
 
         yield open_stream

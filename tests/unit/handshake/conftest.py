@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import enclave_bridge as eb
 import pytest
 
+import enclave_bridge as eb
 from pagegate.evidence.model import AccessMode, Appraiser
 from pagegate.handshake.client import ClientHandshake
 from pagegate.handshake.server import ServerHandshake, ServerSettings

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import enclave_bridge as eb
 import pytest
 
+import enclave_bridge as eb
 from pagegate.errors import HandshakeError
 from pagegate.evidence.model import Appraiser, Evidence
 from pagegate.handshake import wire
@@ -95,9 +95,7 @@ def test_confirm_when_evidence_is_relayed_from_an_honest_client_then_rejected(
     refused("EVIDENCE_REJECTED", pair(client=Showing(relay)).run, "SNP_REPORT_DATA")
 
 
-def test_prove_when_server_is_not_believed_then_the_client_never_attests(
-    pair: MakePair, platform_for: Guests
-) -> None:
+def test_prove_when_server_is_not_believed_then_the_client_never_attests(pair: MakePair, platform_for: Guests) -> None:
     client = Showing(platform_for(CLIENT).attest)
     refused("EVIDENCE_REJECTED", pair(client=client, server=platform_for("stranger")).run, "SNP_MEASUREMENT")
     assert client.asked == []
@@ -113,9 +111,7 @@ def test_run_when_the_clients_key_is_swapped_then_the_servers_evidence_is_reject
         for share in hello.key_shares:
             share.public_key = new_key(bridge, share.suite)
 
-    refused(
-        "EVIDENCE_REJECTED", lambda: pair().run(hello=lambda h: edit(pb.ClientHello, h, swap)), "SNP_REPORT_DATA"
-    )
+    refused("EVIDENCE_REJECTED", lambda: pair().run(hello=lambda h: edit(pb.ClientHello, h, swap)), "SNP_REPORT_DATA")
 
 
 def test_run_when_the_servers_key_is_swapped_then_its_evidence_is_rejected(pair: MakePair, bridge: eb.Bridge) -> None:
@@ -193,9 +189,7 @@ def test_run_when_the_offer_is_reordered_then_rejected(pair: MakePair) -> None:
     def swap(hello: pb.ClientHello) -> None:
         hello.key_shares.insert(0, hello.key_shares.pop(1))
 
-    refused(
-        "EVIDENCE_REJECTED", lambda: pair().run(hello=lambda h: edit(pb.ClientHello, h, swap)), "SNP_REPORT_DATA"
-    )
+    refused("EVIDENCE_REJECTED", lambda: pair().run(hello=lambda h: edit(pb.ClientHello, h, swap)), "SNP_REPORT_DATA")
 
 
 def test_prove_when_the_chosen_suite_is_changed_then_rejected(pair: MakePair, bridge: eb.Bridge) -> None:
@@ -257,9 +251,7 @@ def test_prove_when_the_nonce_is_the_clients_own_then_reflected(pair: MakePair) 
     def reuse(hello: pb.ServerHello) -> None:
         hello.server_nonce = own
 
-    refused(
-        "REFLECTED", lambda: one.client.prove(edit(pb.ServerHello, answer.server_hello, reuse), answer.evidence)
-    )
+    refused("REFLECTED", lambda: one.client.prove(edit(pb.ServerHello, answer.server_hello, reuse), answer.evidence))
 
 
 def test_prove_when_the_servers_key_is_the_clients_own_then_key_share_invalid(
@@ -294,9 +286,7 @@ def test_prove_when_the_server_shows_the_clients_own_evidence_then_reflected(
     refused("REFLECTED", pair(client=stuck, server=stuck, client_appraiser=Unbound(appraiser)).run)
 
 
-def test_confirm_when_evidence_was_made_for_the_other_role_then_rejected(
-    pair: MakePair, platform_for: Guests
-) -> None:
+def test_confirm_when_evidence_was_made_for_the_other_role_then_rejected(pair: MakePair, platform_for: Guests) -> None:
     """The same transcript under the server's label is not the client's evidence."""
     one = pair()
     answer = one.server.answer(one.client.hello())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import enclave_bridge as eb
 import pytest
 
+import enclave_bridge as eb
 from pagegate.errors import BridgeError, HandshakeError, TransferError
 from pagegate.evidence.model import AccessMode
 from pagegate.handshake.model import GrantedRegion, Limits

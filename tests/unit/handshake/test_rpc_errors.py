@@ -179,19 +179,25 @@ def _ending(status: Status, code: grpc.StatusCode, text: str = "x") -> Fail:
 
 def test_from_rpc_error_when_the_domain_is_foreign_then_its_reason_is_not_taken(failing: Failing) -> None:
     status = Status(code=14, message="x", details=[_info("example.com")])
-    assert errors.from_rpc_error(failing.call(_ending(status, grpc.StatusCode.UNAVAILABLE))).reason == "PEER_UNAVAILABLE"
+    assert (
+        errors.from_rpc_error(failing.call(_ending(status, grpc.StatusCode.UNAVAILABLE))).reason == "PEER_UNAVAILABLE"
+    )
 
 
 def test_from_rpc_error_when_the_status_contradicts_the_call_then_the_code_decides(failing: Failing) -> None:
     status = Status(code=5, message="x", details=[_info("pagegate")])
-    assert errors.from_rpc_error(failing.call(_ending(status, grpc.StatusCode.UNAVAILABLE))).reason == "PEER_UNAVAILABLE"
+    assert (
+        errors.from_rpc_error(failing.call(_ending(status, grpc.StatusCode.UNAVAILABLE))).reason == "PEER_UNAVAILABLE"
+    )
 
 
 def test_from_rpc_error_when_a_detail_is_garbage_then_the_code_decides(failing: Failing) -> None:
     box = _info("pagegate")
     box.value = b"\xff\xff\xff"
     status = Status(code=14, message="x", details=[box])
-    assert errors.from_rpc_error(failing.call(_ending(status, grpc.StatusCode.UNAVAILABLE))).reason == "PEER_UNAVAILABLE"
+    assert (
+        errors.from_rpc_error(failing.call(_ending(status, grpc.StatusCode.UNAVAILABLE))).reason == "PEER_UNAVAILABLE"
+    )
 
 
 @pytest.mark.parametrize(("seconds", "taken"), [(-5, 0.0), (1, 1.0), (10**9, 60.0)])

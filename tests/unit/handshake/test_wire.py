@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import enclave_bridge as eb
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
+import enclave_bridge as eb
 from pagegate.errors import HandshakeError
 from pagegate.evidence.model import AccessMode, Evidence, EvidenceType
 from pagegate.handshake import wire
@@ -104,16 +104,12 @@ def test_answer_when_the_access_mode_is_unknown_then_malformed(pair: MakePair, m
     def change(message: pb.ClientHello) -> None:
         message.regions[0].mode = mode  # type: ignore[assignment]
 
-    assert (
-        reason_of(lambda: pair().run(hello=lambda h: edit(pb.ClientHello, h, change))) == "MALFORMED_MESSAGE"
-    )
+    assert reason_of(lambda: pair().run(hello=lambda h: edit(pb.ClientHello, h, change))) == "MALFORMED_MESSAGE"
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff" * 40, bytes(17 * 1024)])
 def test_prove_when_the_server_hello_is_garbage_then_malformed(pair: MakePair, data: bytes) -> None:
-    assert (
-        reason_of(lambda: pair().run(answer=lambda a: replace(a, server_hello=data))) == "MALFORMED_MESSAGE"
-    )
+    assert reason_of(lambda: pair().run(answer=lambda a: replace(a, server_hello=data))) == "MALFORMED_MESSAGE"
 
 
 # ---- evidence ------------------------------------------------------------------------
