@@ -218,9 +218,10 @@ def test_attest_when_handshake_slots_are_taken_then_too_many_handshakes_and_when
     serve: Callable[..., Server], stream: OpenStream
 ) -> None:
     server = serve(max_handshakes=1)
-    holder, late = stream(server), stream(server)
+    holder = stream(server)
     holder.hello()
     holder.answer()
+    late = stream(server)
     late.hello()
     failure = late.failure()
     assert failure.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
