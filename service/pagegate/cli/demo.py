@@ -13,6 +13,7 @@ from rich.table import Table
 from pagegate.cli import EXIT_FAILED
 from pagegate.cli._options import build_appraiser, warn_simulated
 from pagegate.demo.run import Report, run
+from pagegate.telemetry.tree import print_trace
 
 
 @click.command("demo")
@@ -32,6 +33,8 @@ def command(context: click.Context, mib: int, directory: Path | None, as_json: b
     memory differs or an attack gets through.
     """
     console = Console(stderr=as_json)
+    if not console.is_terminal:
+        console = Console(stderr=as_json, width=132)
     warn_simulated("this demo")
     with tempfile.TemporaryDirectory(prefix="pagegate-demo-") as temporary:
         home = directory or Path(temporary)
@@ -48,7 +51,7 @@ def command(context: click.Context, mib: int, directory: Path | None, as_json: b
 def _show(console: Console, report: Report) -> None:
     if report.trace is not None:
         console.print()
-        console.print(report.trace.render())
+        print_trace(report.trace, console)
     attacks = Table(title="The gate", title_justify="left")
     for column in ("attack", "answer", "refused"):
         attacks.add_column(column)

@@ -76,14 +76,17 @@ def command(
         warn_simulated("this client")
     telemetry = build_telemetry(config, "pagegate-client")
     try:
-        with Client(
-            target,
-            platform=platform,
-            appraiser=build_appraiser(config),
-            regions={region: "write"},
-            tls=ClientTls.pinned(tls_server_cert) if tls_server_cert else None,
-            telemetry=telemetry,
-        ) as client:
+        with (
+            telemetry.span("pagegate.send"),
+            Client(
+                target,
+                platform=platform,
+                appraiser=build_appraiser(config),
+                regions={region: "write"},
+                tls=ClientTls.pinned(tls_server_cert) if tls_server_cert else None,
+                telemetry=telemetry,
+            ) as client,
+        ):
             limit = client.session.regions[region].pages * eb.PAGE_SIZE
             with _open_source(source, pid, address_range, mapping, limit) as pages:
                 with _progress(as_json) as progress:

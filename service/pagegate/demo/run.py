@@ -23,7 +23,8 @@ from pagegate.evidence.model import Appraiser
 from pagegate.platforms.model import Platform
 from pagegate.platforms.simulated import SimulatedPlatform, SimulatedRoot, measurement_of
 from pagegate.telemetry.receiver import OtlpReceiver
-from pagegate.telemetry.tree import Trace
+from pagegate.telemetry.records import TraceRecord
+from pagegate.telemetry.tree import trace_json
 
 SERVER_WORKLOAD = "page-server"
 CLIENT_WORKLOAD = "trading-engine"
@@ -57,7 +58,7 @@ class Report:
     resident_server: int
     """Resident memory of the server process in bytes."""
     attacks: Sequence[Attack]
-    trace: Trace | None
+    trace: TraceRecord | None
 
     @property
     def passed(self) -> bool:
@@ -83,7 +84,7 @@ class Report:
                 {"attack": a.name, "refused": a.refused, "reason": a.reason, "expected": a.expected}
                 for a in self.attacks
             ],
-            "trace": self.trace.to_json() if self.trace else None,
+            "trace": trace_json(self.trace) if self.trace else None,
         }
 
 
@@ -156,7 +157,7 @@ def run(directory: Path, mebibytes: int, say: Say, build_appraiser: Callable[[Pe
     home = directory / REGION
     spec = f"{REGION}={pages * eb.PAGE_SIZE}@{BASE_GPA:#x}:{home}"
     market_log, server_log = directory / "market.log", directory / "server.log"
-    with OtlpReceiver.start() as receiver:
+    with OtlpReceiver() as receiver:
         otlp = receiver.endpoint
         with (
             _process([sys.executable, "-m", "pagegate.demo.market", str(mebibytes)], environment, market_log) as market,
@@ -259,11 +260,11 @@ def _attacks(
         return attack(target, REGION, honest, client_with, platform, impostor)
 
 
-def _transfer_trace(receiver: OtlpReceiver) -> Trace | None:
+def _transfer_trace(receiver: OtlpReceiver) -> TraceRecord | None:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         for trace in receiver.traces():
-            if any(span.name == "pagegate.client.send" for span in trace.spans) and any(
+            if any(span.name == "pagegate.send" for span in trace.spans) and any(
                 span.name == "pagegate.server.commit" for span in trace.spans
             ):
                 return trace

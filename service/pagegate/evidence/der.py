@@ -58,7 +58,7 @@ def read_integer(node: Node) -> int:
     content = node.expect(INTEGER, ENUMERATED).content
     if not 1 <= len(content) <= MAX_INTEGER_BYTES:
         raise DerError(f"INTEGER of {len(content)} bytes, allowed are 1 to {MAX_INTEGER_BYTES}")
-    if len(content) > 1 and ((content[0] == 0 and content[1] < 0x80) or (content[0] == 0xFF and content[1] >= 0x80)):
+    if len(content) > 1 and content[0] in (0, 0xFF) and content[0] >> 7 == content[1] >> 7:
         raise DerError(f"INTEGER {content[:4].hex()} is not in minimal form")
     return int.from_bytes(content, "big", signed=True)
 
@@ -90,7 +90,7 @@ def read_oid(node: Node) -> str:
     for byte in content:
         if fresh and byte == 0x80:
             raise DerError("OBJECT IDENTIFIER is not in minimal form")
-        value = value << 7 | byte & 0x7F
+        value = value << 7 | (byte & 0x7F)
         fresh = byte < 0x80
         if fresh:
             arcs.append(value)

@@ -122,6 +122,7 @@ _ATTRIBUTES: Final = (
 )
 
 _SPANS: Final = (
+    SpanName("pagegate.send", "internal", "The command `pagegate send`, from attestation to receipt."),
     SpanName("pagegate.client.attest", "internal", "Client's handshake, from hello to finished."),
     SpanName("pagegate.client.evidence", "internal", "Client asks its platform for a report."),
     SpanName("pagegate.client.appraise", "internal", "Client appraises the server's evidence."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from dataclasses import replace
 from typing import TextIO
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
@@ -14,23 +15,25 @@ from rich.text import Text
 from pagegate.telemetry.processors import to_record
 from pagegate.telemetry.records import SpanNode, SpanRecord, TraceRecord
 
-BAR_CELLS = 24
+BAR_CELLS = 20
+TIME_CELLS = 7
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _MAX_WAITING_TRACES = 64
 _MAX_SPANS = 512
+_FOLD_ABOVE = 3
 
 
 def trace_table(trace: TraceRecord) -> Table:
     """The trace as a rich table: hop, who, time, bar on the trace's time line."""
-    table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold", expand=True)
     table.add_column("hop", no_wrap=True, overflow="ellipsis", ratio=1)
-    table.add_column("process", style="dim", no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    table.add_column("process", style="dim", no_wrap=True, min_width=max(7, *map(len, trace.services), 0))
+    table.add_column("time", justify="right", no_wrap=True, min_width=TIME_CELLS)
+    table.add_column("", no_wrap=True, min_width=BAR_CELLS)
     for guide, span in _lines(trace.roots()):
         label = Text(guide, style="dim") + Text(span.name, style="red" if span.error else "")
-        for reason in span.refusals:
-            label.append(f"  refused {reason}", style="bold red")
+        if span.error:
+            label.append(f" ✗ {span.attributes.get('error.type', 'error')}", style="bold red")
         table.add_row(label, span.service, human_time(span.duration_ns), _bar(trace, span))
     if trace.dropped:
         table.add_row(Text(f"… and {trace.dropped} more spans, not kept", style="dim"), "", "", "")
@@ -127,11 +130,32 @@ def _lines(roots: tuple[SpanNode, ...]) -> list[tuple[str, SpanRecord]]:
     while pending:
         node, own, below = pending.pop()
         lines.append((own, node.span))
-        last = len(node.children) - 1
+        children = _fold(node.children)
+        last = len(children) - 1
         for index in range(last, -1, -1):
             fork, rest = ("└─ ", "   ") if index == last else ("├─ ", "│  ")
-            pending.append((node.children[index], below + fork, below + rest))
+            pending.append((children[index], below + fork, below + rest))
     return lines
+
+
+def _fold(children: tuple[SpanNode, ...]) -> tuple[SpanNode, ...]:
+    """Many like leaves (a batch each) as one line: their number, and the sum of their times."""
+    groups: dict[tuple[str, str], list[SpanNode]] = {}
+    for child in children:
+        if not child.children and not child.span.error:
+            groups.setdefault((child.span.name, child.span.service), []).append(child)
+    folded: list[SpanNode] = []
+    for child in children:
+        group = groups.get((child.span.name, child.span.service), [])
+        if len(group) <= _FOLD_ABOVE or child not in group:
+            folded.append(child)
+        elif child is group[0]:
+            busy = sum(one.span.duration_ns for one in group)
+            span = replace(
+                child.span, name=f"{child.span.name} × {len(group)} (in sum)", end_ns=child.span.start_ns + busy
+            )
+            folded.append(SpanNode(span, ()))
+    return tuple(folded)
 
 
 def _bar(trace: TraceRecord, span: SpanRecord) -> Text:

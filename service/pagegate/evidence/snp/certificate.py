@@ -177,8 +177,6 @@ def _from_pem(blob: bytes) -> Iterable[bytes]:
             raise _malformed("PEM is not base64") from None
 
 
-
-
 def _malformed(why: str) -> EvidenceError:
     return EvidenceError("SNP_CERT_MALFORMED", f"certificate cannot be parsed: {why}")
 
