@@ -53,6 +53,10 @@ class Stream:
         """The server's last message."""
         return next(self._call).server_finished
 
+    def connected(self) -> None:
+        """Waits until the channel stands, so that the call is on its way."""
+        grpc.channel_ready_future(self._channel).result(20)
+
     def end(self) -> None:
         """Ends this side of the stream."""
         self._out.put(None)
