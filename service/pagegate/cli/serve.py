@@ -56,6 +56,7 @@ def command(**options: Any) -> None:
     config = cast(ServeConfig, settle(ServeConfig, options))
     if not config.region:
         raise ConfigError("REGION", "there is nothing to serve: give at least one --region, for example book=64MiB")
+    regions, limits = config.regions(), server_options(config)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     platform = build_platform(config)
     appraiser = build_appraiser(config)
@@ -65,8 +66,8 @@ def command(**options: Any) -> None:
     server = Server(
         platform=platform,
         appraiser=appraiser,
-        regions=config.regions(),
-        options=server_options(config),
+        regions=regions,
+        options=limits,
         telemetry=telemetry,
     )
     stop = threading.Event()
