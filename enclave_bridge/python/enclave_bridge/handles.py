@@ -55,11 +55,11 @@ def _unsigned(value: int, limit: int) -> int:
 
 
 def _read(data: ReadableBuffer) -> Any:
-    return ffi.from_buffer("uint8_t[]", data)  # type: ignore[call-overload]
+    return ffi.from_buffer("uint8_t[]", data)
 
 
 def _write(data: WriteableBuffer) -> Any:
-    return ffi.from_buffer("uint8_t[]", data, require_writable=True)  # type: ignore[call-overload]
+    return ffi.from_buffer("uint8_t[]", data, require_writable=True)
 
 
 def _exactly(data: ReadableBuffer, size: int) -> Any:
@@ -271,7 +271,7 @@ class Session(_Handle):
         size = len(source) // PAGE_SIZE * RECORD_SIZE
         # The bytes object is ours alone until it is returned, so C may write it.
         records: bytes = bytes(size) if size < _UNINITIALISED_FROM else _uninitialised_bytes(None, size)
-        return records, self._seal(transfer, region, first_gpa, source, _read(records), size)
+        return records, self._seal(transfer, region, first_gpa, source, _read(records))
 
     def seal_into(
         self, transfer: Transfer | None, *, region: int, first_gpa: int, plain: ReadableBuffer, out: WriteableBuffer
@@ -281,11 +281,9 @@ class Session(_Handle):
         size = len(target)
         if size != len(source) // PAGE_SIZE * RECORD_SIZE:
             raise _error("EB_ERR_BUFFER" if size < len(source) // PAGE_SIZE * RECORD_SIZE else "EB_ERR_LENGTH")
-        return self._seal(transfer, region, first_gpa, source, target, size)
+        return self._seal(transfer, region, first_gpa, source, target)
 
-    def _seal(
-        self, transfer: Transfer | None, region: int, first_gpa: int, source: Any, target: Any, size: int
-    ) -> SealResult:
+    def _seal(self, transfer: Transfer | None, region: int, first_gpa: int, source: Any, target: Any) -> SealResult:
         owned = None if transfer is None else transfer._live()
         raw, written = ffi.new("eb_result *"), ffi.new("size_t *")
         status = lib.eb_pages_seal(
@@ -296,7 +294,7 @@ class Session(_Handle):
             source,
             len(source),
             target,
-            size,
+            len(target),
             written,
             raw,
         )

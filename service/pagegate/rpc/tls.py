@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pagegate.errors import ConfigError
@@ -76,12 +77,14 @@ class ClientTls:
                 f"{path} holds {1 + len(others)} certificates: TLS would accept each of them, and the handshake is "
                 "bound to one. Pin the server's own self-signed certificate alone.",
             )
-        if certificate.issuer != certificate.subject:
+        try:
+            certificate.verify_directly_issued_by(certificate)
+        except (ValueError, TypeError, InvalidSignature):
             raise ConfigError(
                 "TLS_CERTIFICATE",
                 f"{path} is not self-signed: with a CA any of its certificates would do, and the handshake could not "
                 "be bound to one. Pin the server's own self-signed certificate.",
-            )
+            ) from None
         try:
             names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         except x509.ExtensionNotFound:

@@ -15,7 +15,8 @@ from rich.text import Text
 from pagegate.telemetry.processors import to_record
 from pagegate.telemetry.records import SpanNode, SpanRecord, TraceRecord
 
-BAR_CELLS = 24
+BAR_CELLS = 20
+TIME_CELLS = 7
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _MAX_WAITING_TRACES = 64
 _MAX_SPANS = 512
@@ -24,15 +25,15 @@ _FOLD_ABOVE = 3
 
 def trace_table(trace: TraceRecord) -> Table:
     """The trace as a rich table: hop, who, time, bar on the trace's time line."""
-    table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold", expand=True)
     table.add_column("hop", no_wrap=True, overflow="ellipsis", ratio=1)
-    table.add_column("process", style="dim", no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    table.add_column("process", style="dim", no_wrap=True, min_width=max(7, *map(len, trace.services), 0))
+    table.add_column("time", justify="right", no_wrap=True, min_width=TIME_CELLS)
+    table.add_column("", no_wrap=True, min_width=BAR_CELLS)
     for guide, span in _lines(trace.roots()):
         label = Text(guide, style="dim") + Text(span.name, style="red" if span.error else "")
-        for reason in span.refusals:
-            label.append(f"  refused {reason}", style="bold red")
+        if span.error:
+            label.append(f" ✗ {span.attributes.get('error.type', 'error')}", style="bold red")
         table.add_row(label, span.service, human_time(span.duration_ns), _bar(trace, span))
     if trace.dropped:
         table.add_row(Text(f"… and {trace.dropped} more spans, not kept", style="dim"), "", "", "")

@@ -5,10 +5,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-import enclave_bridge as eb
 import grpc
 import pytest
 
+import enclave_bridge as eb
 from pagegate.client import Client
 from pagegate.errors import ConfigError, TransferError
 from pagegate.rpc import codec

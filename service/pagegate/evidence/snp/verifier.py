@@ -23,7 +23,7 @@ from pagegate.evidence.snp.certificate import (
     parse_certificate,
     split_certificates,
 )
-from pagegate.evidence.snp.chain import CHAIN_CHECKS, Chain, signed_by
+from pagegate.evidence.snp.chain import CHAIN_CHECKS, Chain, identity_fits_kind, signed_by
 from pagegate.evidence.snp.endorsement import ENDORSEMENT_CHECKS, EndorsedReport, certificate_url
 from pagegate.evidence.snp.product import Product, candidate_products, product_of_cpuid, product_of_name
 from pagegate.evidence.snp.report import SIGNED_BYTES, Report, SigningKey
@@ -164,18 +164,21 @@ class SnpVerifier:
     ) -> tuple[Chain | None, tuple[Failure, ...]]:
         pool: list[Certificate] = []
         leaves: list[tuple[Certificate, AmdExtensions]] = []
+        others: list[Certificate] = []
         failures: list[Failure] = []
         for data in certificates:
             try:
                 certificate = parse_certificate(data)
                 if certificate.subject_name == _LEAF_NAMES[kind]:
                     leaves.append((certificate, parse_amd_extensions(certificate)))
+                elif certificate.subject_name in _LEAF_NAMES.values():
+                    others.append(certificate)
                 else:
                     pool.append(certificate)
             except EvidenceError as error:
                 failures.append(_malformed(error))
         if not leaves:
-            return None, (*failures, _missing(kind.upper()))
+            return None, (*failures, _other_kind(kind, others[0]) if others else _missing(kind.upper()))
         leaf, extensions = max(leaves, key=lambda one: _fits(report, one[1]))
         issuer = self._issuer_of(leaf, (*pool, *self._shipped))
         root = None if issuer is None else self._root_of(issuer, (*pool, *self._shipped))
@@ -265,6 +268,13 @@ def _malformed(error: EvidenceError) -> Failure:
 
 def _missing(what: str) -> Failure:
     return Failure("SNP_ENDORSEMENT_MISSING", what, "given with the evidence or found", "not found", "57230, KDS")
+
+
+def _other_kind(kind: KeyKind, found: Certificate) -> Failure:
+    hint = f"the report names a {kind.upper()} as its signer; give that certificate"
+    return Failure(
+        "SNP_CERT_KIND", "signing_key", _LEAF_NAMES[kind], found.subject_name, identity_fits_kind.source, hint
+    )
 
 
 def _no_product(chain: Chain) -> Failure:
