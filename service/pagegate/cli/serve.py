@@ -10,14 +10,13 @@ from typing import Any, cast
 import click
 
 from pagegate.cli._options import (
-    build_appraiser,
-    build_platform,
     build_telemetry,
     config_options,
     settle,
     warn_simulated,
 )
 from pagegate.config import ServeConfig
+from pagegate.connect import build_appraiser, build_platform
 from pagegate.errors import ConfigError, PagegateError
 from pagegate.handshake.model import Limits
 from pagegate.rpc.tls import ServerTls

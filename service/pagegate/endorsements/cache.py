@@ -228,14 +228,16 @@ class Cache:
             try:
                 if write:
                     self._db.execute("BEGIN IMMEDIATE")
-                yield self._db
+                try:
+                    yield self._db
+                except BaseException:
+                    if write:
+                        self._db.execute("ROLLBACK")
+                    raise
                 if write:
                     self._db.execute("COMMIT")
             except sqlite3.Error as error:
                 raise _unusable(self.path, error) from error
-            finally:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
 
     def _open_or_set_aside(self) -> sqlite3.Connection:
         try:

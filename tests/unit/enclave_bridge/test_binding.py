@@ -146,7 +146,7 @@ def test_seal_into_when_out_has_another_size_refuses(pair: Pair) -> None:
 
 def test_out_when_not_writable_is_a_type_error(pair: Pair) -> None:
     with pytest.raises((TypeError, BufferError)):
-        pair.client.seal_into(None, region=REGION, first_gpa=0, plain=pages(1), out=bytes(RECORD_SIZE))  # type: ignore[arg-type]
+        pair.client.seal_into(None, region=REGION, first_gpa=0, plain=pages(1), out=bytes(RECORD_SIZE))
 
 
 @pytest.mark.parametrize(("plain", "expected"), [(b"", "LENGTH"), (b"x" * 4095, "LENGTH"), (b"x" * 4097, "LENGTH")])
