@@ -283,7 +283,10 @@ def test_prove_when_the_server_shows_the_clients_own_evidence_then_reflected(
 ) -> None:
     own = platform_for(CLIENT).attest(bytes(64))
     stuck = Showing(lambda _: own)
-    refused("REFLECTED", pair(client=stuck, server=stuck, client_appraiser=Unbound(appraiser)).run)
+    one = pair(client=stuck, server=stuck, client_appraiser=Unbound(appraiser))
+    answer = one.server.answer(one.client.hello())
+    # By the client itself: the server would notice as well.
+    refused("REFLECTED", lambda: one.client.prove(answer.server_hello, answer.evidence))
 
 
 def test_confirm_when_evidence_was_made_for_the_other_role_then_rejected(pair: MakePair, platform_for: Guests) -> None:
