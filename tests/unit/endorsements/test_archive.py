@@ -51,8 +51,8 @@ def test_import_when_exported_before_gives_the_same_cache(cache: Cache, tmp_path
 def test_import_when_a_tar_is_given_reads_it_in_place(
     cache: Cache, tmp_path: Path, milan: Hierarchy, mode: Literal["w", "w:gz", "w:xz"]
 ) -> None:
-    opened: Any = tarfile.open(tmp_path / "t.tar", mode)  # type: ignore[call-overload]
-    with opened as archive:
+    open_tar: Any = tarfile.open
+    with open_tar(tmp_path / "t.tar", mode) as archive:
         for name, body in files(milan):
             member = tarfile.TarInfo(f"../../{name}")
             member.size = len(body)
