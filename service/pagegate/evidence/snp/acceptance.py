@@ -11,7 +11,7 @@ from pagegate.evidence.checks import Check, Finding, check
 from pagegate.evidence.model import EvidenceType, KeyKind
 from pagegate.evidence.policy.model import GUEST_BITS, PLATFORM_BITS, GuestRules, Policy, TcbFloors
 from pagegate.evidence.snp.chain import Chain
-from pagegate.evidence.snp.product import Product
+from pagegate.evidence.snp.product import TURIN_CHIP_ID_BYTES, Product
 from pagegate.evidence.snp.report import FirmwareVersion, GuestPolicy, Report, SigningKey
 from pagegate.evidence.snp.structure import MITIGATIONS_VERSION
 from pagegate.evidence.snp.tcb import Tcb
@@ -262,11 +262,15 @@ def chip_is_listed(subject: GuestSubject) -> Iterator[Finding]:
     """The chip is one of those listed, and none of those denied."""
     rules, chip = subject.rules, subject.chip_id
     hint = "" if chip else "a VLEK, or a masked chip id, does not say which chip it is"
-    if rules.chip_ids is not None:
-        accepted = [one if len(one) == len(chip) else one.rstrip(b"\0") for one in rules.chip_ids]
-        yield from _one_of("chip_id", rules.chip_ids if chip in rules.chip_ids else accepted, chip, hint)
-    if rules.denied_chip_ids and (not chip or chip in (one[: len(chip)] for one in rules.denied_chip_ids)):
+    accepted = None if rules.chip_ids is None else tuple(map(_significant, rules.chip_ids))
+    yield from _one_of("chip_id", accepted, chip, hint)
+    if rules.denied_chip_ids and (not chip or chip in map(_significant, rules.denied_chip_ids)):
         yield Finding("chip_id", "not a denied one", chip.hex() or "none", hint)
+
+
+def _significant(chip_id: bytes) -> bytes:
+    """The bytes a chip has of an id in the report's form: 8 when the other 56 are zero, as on Turin."""
+    return chip_id if any(chip_id[TURIN_CHIP_ID_BYTES:]) else chip_id[:TURIN_CHIP_ID_BYTES]
 
 
 @check("SNP_CHIP_ID_MASKED", "56860, SNP_CONFIG: MASK_CHIP_ID")
