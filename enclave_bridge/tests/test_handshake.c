@@ -34,7 +34,7 @@ static void test_handshake_when_suites_are_wrong_refuses(void) {
 }
 
 static void test_handshake_when_all_slots_are_used_says_limit(void) {
-  const eb_bridge_options one = {1, 1};
+  const eb_bridge_options one = {.max_sessions = 1, .max_handshakes = 1};
   eb_bridge *bridge = NULL;
   eb_handshake *first = NULL, *second = NULL;
   CHECK_OK(eb_bridge_open(&one, &bridge));
@@ -199,7 +199,7 @@ static void test_check_finished_when_the_mac_is_wrong_ends_the_handshake(void) {
 }
 
 static void test_session_when_slots_are_used_says_limit_and_can_be_tried_again(void) {
-  const eb_bridge_options one = {1, 2};
+  const eb_bridge_options one = {.max_sessions = 1, .max_handshakes = 2};
   eb_pair *pair = calloc(1, sizeof *pair);
   uint8_t mac[EB_MAX_MAC_SIZE];
   size_t len = 0;

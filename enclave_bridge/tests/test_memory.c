@@ -107,12 +107,38 @@ static void test_transfer_when_memory_runs_out_says_so(void) {
 
 static void test_bridge_when_options_are_out_of_range_refuses(void) {
   eb_bridge *bridge = NULL;
-  eb_bridge_options options = {0, 1};
+  eb_bridge_options options = {.max_sessions = 0, .max_handshakes = 1};
   CHECK_STATUS(EB_ERR_ARGUMENT, eb_bridge_open(&options, &bridge));
-  options = (eb_bridge_options){1, 65537};
+  options = (eb_bridge_options){.max_sessions = 1, .max_handshakes = 65537};
+  CHECK_STATUS(EB_ERR_ARGUMENT, eb_bridge_open(&options, &bridge));
+  options = (eb_bridge_options){.max_sessions = 1, .max_handshakes = 1, .gcm_kernel = "avx51"};
   CHECK_STATUS(EB_ERR_ARGUMENT, eb_bridge_open(&options, &bridge));
   CHECK_STATUS(EB_ERR_ARGUMENT, eb_bridge_open(NULL, NULL));
   eb_bridge_free(NULL);
+}
+
+static void test_bridge_when_a_kernel_is_named_uses_it(void) {
+  const eb_gcm_ops *const best_first[] = {&eb_gcm_avx512, &eb_gcm_vaes256, &eb_gcm_aesni, &eb_gcm_openssl};
+  const eb_gcm_ops *best = NULL;
+  eb_bridge_options options = {.max_sessions = 1, .max_handshakes = 1};
+  eb_bridge *bridge = NULL;
+  for (size_t i = 0; i < 4; i++) {
+    options.gcm_kernel = best_first[i]->name;
+    if (!best_first[i]->usable()) {
+      CHECK_STATUS(EB_ERR_ARGUMENT, eb_bridge_open(&options, &bridge));
+      continue;
+    }
+    if (best == NULL) best = best_first[i];
+    CHECK_OK(eb_bridge_open(&options, &bridge));
+    CHECK(bridge->gcm == best_first[i]);
+    CHECK(pool_is_zero(bridge, EB_POOL_SESSIONS) && pool_is_zero(bridge, EB_POOL_LANES));
+    eb_bridge_free(bridge);
+    bridge = NULL;
+  }
+  options.gcm_kernel = NULL;
+  CHECK_OK(eb_bridge_open(&options, &bridge));
+  CHECK(bridge->gcm == best);
+  eb_bridge_free(bridge);
 }
 
 static void test_bridge_info_when_asked_says_what_holds_the_secrets(void) {
@@ -249,6 +275,7 @@ int main(void) {
   RUN(test_arena_when_overrun_hits_a_guard_page);
   RUN(test_transfer_when_memory_runs_out_says_so);
   RUN(test_bridge_when_options_are_out_of_range_refuses);
+  RUN(test_bridge_when_a_kernel_is_named_uses_it);
   RUN(test_bridge_info_when_asked_says_what_holds_the_secrets);
   RUN(test_random_when_asked_twice_differs);
   RUN(test_secrets_when_handles_end_are_zeroised);

@@ -82,7 +82,8 @@ static void test_hkdf_when_asked_for_too_much_refuses(void) {
 }
 
 /* McGrew and Viega, "The Galois/Counter Mode of Operation", test cases 1, 4, 13 and 16 (also NIST's). */
-static void test_gcm_when_given_known_input_gives_known_output(void) {
+static void check_known_answers(const eb_gcm_ops *ops) {
+  static _Alignas(64) uint8_t secret[EB_GCM_SECRET_SIZE];
   static const char *p60 =
       "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a721c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657"
       "ba637b39";
@@ -108,11 +109,11 @@ static void test_gcm_when_given_known_input_gives_known_output(void) {
     unhex(known[i].iv, iv);
     size_t len = unhex(known[i].plain != NULL ? known[i].plain : p60, plain);
     size_t aad_len = unhex(known[i].aad != NULL ? known[i].aad : a20, aad);
-    eb_gcm gcm = {.ops = &eb_gcm_openssl};
+    eb_gcm gcm = {.ops = ops, .secret = secret};
     eb_gcm_item item = {.iv = iv, .aad = aad, .in = plain, .out = cipher, .tag = tag};
     CHECK_OK(gcm.ops->setup(&gcm, key_len, true));
+    CHECK_STATUS(EB_ERR_CRYPTO, gcm.ops->set_key(&gcm, key, 24));
     CHECK_OK(gcm.ops->set_key(&gcm, key, key_len));
-    CHECK_STATUS(EB_ERR_CRYPTO, gcm.ops->set_key(&gcm, key, key_len ^ 48));
     CHECK_OK(gcm.ops->seal(&gcm, &item, 1, aad_len, len));
     unhex(known[i].cipher, expected);
     CHECK(memcmp(cipher, expected, len) == 0);
@@ -120,7 +121,8 @@ static void test_gcm_when_given_known_input_gives_known_output(void) {
     CHECK(memcmp(tag, expected, 16) == 0);
     eb_gcm_release(&gcm);
 
-    gcm.ops = &eb_gcm_openssl;
+    for (size_t b = 0; b < sizeof secret; b++) CHECK(secret[b] == 0);
+    gcm = (eb_gcm){.ops = ops, .secret = secret};
     item = (eb_gcm_item){.iv = iv, .aad = aad, .in = cipher, .out = cipher, .tag = tag};
     CHECK_OK(gcm.ops->setup(&gcm, key_len, false));
     CHECK_OK(gcm.ops->set_key(&gcm, key, key_len));
@@ -129,6 +131,32 @@ static void test_gcm_when_given_known_input_gives_known_output(void) {
     tag[15] ^= 1;
     CHECK_OK(gcm.ops->open(&gcm, &item, 1, aad_len, len, &verified));
     CHECK(verified == 0);
+    eb_gcm_release(&gcm);
+  }
+}
+
+static const eb_gcm_ops *const kernels[] = {&eb_gcm_openssl, &batched_ops, &eb_gcm_aesni, &eb_gcm_vaes256,
+                                            &eb_gcm_avx512};
+enum { KERNELS = sizeof kernels / sizeof kernels[0] };
+
+static void test_gcm_when_given_known_input_gives_known_output(void) {
+  for (size_t k = 0; k < KERNELS; k++)
+    if (kernels[k]->usable()) check_known_answers(kernels[k]);
+}
+
+static void test_gcm_when_it_has_no_key_fails(void) {
+  static _Alignas(64) uint8_t secret[EB_GCM_SECRET_SIZE], page[EB_PAGE_SIZE];
+  uint8_t iv[EB_GCM_IV_SIZE] = {0}, aad[EB_RECORD_HEADER_SIZE] = {0}, tag[EB_TAG_SIZE] = {0};
+  const eb_gcm_item item = {.iv = iv, .aad = aad, .in = page, .out = page, .tag = tag};
+  for (size_t k = 2; k < KERNELS; k++) {
+    eb_gcm gcm = {.ops = kernels[k], .secret = secret};
+    size_t verified = 1;
+    CHECK_OK(gcm.ops->setup(&gcm, 32, true));
+    for (size_t len = EB_PAGE_SIZE; len > 0; len -= EB_PAGE_SIZE / 2) {
+      CHECK_STATUS(EB_ERR_CRYPTO, gcm.ops->seal(&gcm, &item, 1, sizeof aad, len));
+      CHECK_STATUS(EB_ERR_CRYPTO, gcm.ops->open(&gcm, &item, 1, sizeof aad, len, &verified));
+      CHECK(verified == 0 && page[0] == 0);
+    }
     eb_gcm_release(&gcm);
   }
 }
@@ -146,9 +174,9 @@ static eb_status seals_wrong(eb_gcm *gcm, const eb_gcm_item *items, size_t n, si
 }
 
 static void test_self_test_when_a_kernel_is_wrong_refuses_it(void) {
-  static uint8_t secret[EB_GCM_SECRET_SIZE], pages[EB_LANE_PAGES * EB_PAGE_SIZE];
-  CHECK_OK(eb_gcm_self_test(&eb_gcm_openssl, secret, pages));
-  CHECK_OK(eb_gcm_self_test(&batched_ops, secret, pages));
+  static _Alignas(64) uint8_t secret[EB_GCM_SECRET_SIZE], pages[EB_LANE_PAGES * EB_PAGE_SIZE];
+  for (size_t k = 0; k < KERNELS; k++)
+    if (kernels[k]->usable()) CHECK_OK(eb_gcm_self_test(kernels[k], secret, pages));
   eb_gcm_ops broken = batched_ops;
   broken.open = lies;
   CHECK_STATUS(EB_ERR_SELF_TEST, eb_gcm_self_test(&broken, secret, pages));
@@ -232,6 +260,7 @@ int main(void) {
   RUN(test_hkdf_when_given_known_input_gives_known_output);
   RUN(test_hkdf_when_asked_for_too_much_refuses);
   RUN(test_gcm_when_given_known_input_gives_known_output);
+  RUN(test_gcm_when_it_has_no_key_fails);
   RUN(test_self_test_when_a_kernel_is_wrong_refuses_it);
   RUN(test_replay_window_when_numbers_repeat_or_age_refuses_them);
   RUN(test_replay_window_when_numbers_are_random_agrees_with_a_model);

@@ -102,14 +102,20 @@ class _Handle:
 
 
 class Bridge(_Handle):
-    """One pool of secret memory, for at most `max_sessions` and `max_handshakes` at a time."""
+    """One pool of secret memory, for at most `max_sessions` and `max_handshakes` at a time.
+
+    `gcm_kernel` names the AES-GCM to use (tests and benchmarks: avx512, vaes256, aesni, openssl); None is the
+    fastest that this CPU can run. One that it cannot run is an `ARGUMENT` error.
+    """
 
     __slots__ = ()
 
-    def __init__(self, *, max_sessions: int = 256, max_handshakes: int = 64) -> None:
+    def __init__(self, *, max_sessions: int = 256, max_handshakes: int = 64, gcm_kernel: str | None = None) -> None:
         options = ffi.new("eb_bridge_options *")
         options.max_sessions = _unsigned(max_sessions, _U32_MAX)
         options.max_handshakes = _unsigned(max_handshakes, _U32_MAX)
+        name = None if gcm_kernel is None else ffi.new("char[]", gcm_kernel.encode())
+        options.gcm_kernel = ffi.NULL if name is None else name
         out = ffi.new("eb_bridge **")
         check(lib.eb_bridge_open(options, out))
         super().__init__(out[0], lib.eb_bridge_free)

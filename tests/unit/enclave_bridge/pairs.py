@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from enclave_bridge import PAGE_SIZE, Bridge, Role, Session, Suite, Transfer
+from enclave_bridge import PAGE_SIZE, Bridge, BridgeStatusError, Role, Session, Suite, Transfer
 
 REGION = 3
 BASE_GPA = 0x40000000
 SESSION_ID = b"s" * 16
 TRANSFER_ID = b"t" * 16
+
+
+def usable_kernels() -> list[str]:
+    """Which AES-GCM implementations this CPU can run, best first."""
+    return [name for name in ("avx512", "vaes256", "aesni", "openssl") if _opens(name)]
+
+
+def _opens(kernel: str) -> bool:
+    try:
+        Bridge(max_sessions=1, max_handshakes=1, gcm_kernel=kernel).close()
+    except BridgeStatusError as error:
+        if error.reason != "ARGUMENT":  # what the CPU cannot run; anything else is a defect
+            raise
+        return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,16 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.unit.enclave_bridge.pairs import BASE_GPA, REGION, SESSION_ID, TRANSFER_ID, Pair, connect, pages
+from tests.unit.enclave_bridge.pairs import (
+    BASE_GPA,
+    REGION,
+    SESSION_ID,
+    TRANSFER_ID,
+    Pair,
+    connect,
+    pages,
+    usable_kernels,
+)
 
 import enclave_bridge
 from enclave_bridge import (
@@ -59,7 +68,18 @@ def test_info_when_asked_says_what_holds_the_secrets() -> None:
     assert info.libcrypto.startswith("OpenSSL ")
     assert (info.sessions_live, info.handshakes_live) == (0, 0)
     assert info.secret_bytes % mmap.PAGESIZE == 0
-    assert info.gcm_kernel
+    assert info.gcm_kernel == usable_kernels()[0]
+
+
+def test_kernel_when_named_is_the_one_used() -> None:
+    for name in usable_kernels():
+        assert Bridge(max_sessions=1, max_handshakes=1, gcm_kernel=name).info.gcm_kernel == name
+
+
+def test_kernel_when_unknown_is_refused() -> None:
+    with pytest.raises(BridgeStatusError) as excinfo:
+        Bridge(max_sessions=1, max_handshakes=1, gcm_kernel="fastest")
+    assert reason(excinfo) == "ARGUMENT"
 
 
 def test_random_when_asked_gives_that_many_bytes() -> None:

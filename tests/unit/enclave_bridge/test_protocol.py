@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from tests.unit.enclave_bridge.pairs import usable_kernels
 
 from enclave_bridge import PAGE_SIZE, RECORD_SIZE, Bridge, MacPurpose, Role, Session, Suite
 
@@ -77,9 +78,9 @@ def suite(request: pytest.FixtureRequest) -> Suite:
     return Suite(request.param)
 
 
-@pytest.fixture
-def bridge() -> Bridge:
-    return Bridge(max_sessions=2, max_handshakes=2)
+@pytest.fixture(params=usable_kernels())
+def bridge(request: pytest.FixtureRequest) -> Bridge:
+    return Bridge(max_sessions=2, max_handshakes=2, gcm_kernel=request.param)
 
 
 @pytest.fixture
