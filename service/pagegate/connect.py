@@ -62,7 +62,8 @@ def build_appraiser(config: PeerConfig) -> EvidenceAppraiser:
     settings = EndorsementSettings(
         directory=config.endorsements,
         cache_path=config.state / "endorsements.sqlite",
-        offline=config.offline,
+        # A simulated chip has nothing at AMD: asking would only wait.
+        offline=config.offline or config.platform is PlatformName.SIMULATED,
         kds_url=config.kds_url or KDS_URL,
     )
     return EvidenceAppraiser(

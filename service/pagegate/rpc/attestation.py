@@ -102,8 +102,9 @@ class AttestationServicer(pb_grpc.AttestationServicer):
                 span.set(
                     {"pagegate.identity": established.peer.identity or "", "pagegate.simulated": established.simulated}
                 )
-            self._sessions.add(established, peer)
+            # The log first: a grant that cannot be recorded is not given.
             self._accepted(peer, established)
+            self._sessions.add(established, peer)
             yield pb.AttestResponse(
                 server_finished=pb.ServerFinished(parameters=grant.parameters, server_finished=grant.finished)
             )

@@ -143,8 +143,9 @@ def test_client_when_not_allowing_simulated_refuses_a_simulated_server(site, ser
         (["--region=book=1MiB", "--config=/nonexistent.yaml"], "/nonexistent.yaml"),
     ],
 )
-def test_serve_when_an_option_is_bad_says_which(tmp_path: Path, pagegate: Run, flags: list[str], says: str):
-    done = pagegate("serve", "--platform=simulated", "--allow-simulated", f"--state-dir={tmp_path}", "--offline", *flags)
+def test_serve_when_an_option_is_bad_says_which(site, pagegate: Run, flags: list[str], says: str):
+    base = [flag for flag in site.flags if not flag.startswith("--policy")]
+    done = pagegate("serve", *base, *flags)
     assert done.returncode == 1, done.stderr
     assert says in done.stderr.decode()
 
@@ -204,3 +205,18 @@ def test_file_region_when_the_server_is_killed_keeps_the_committed_snapshot(site
     assert current.read_bytes()[:4096] == b"k" * 4096
     done = pagegate("send", second.address, "book", "-", "--json", *site.client_flags, stdin=b"l" * 4096)
     assert json.loads(done.stdout)["generation"] == 2
+
+
+def test_serve_when_pages_were_committed_and_refused_keeps_an_audit_log_that_verifies(site, serving, pagegate: Run):
+    server = serving(*site.server_flags())
+    assert pagegate("send", server.address, "book", "-", *site.client_flags, stdin=b"x").returncode == 0
+    flags = [f for f in site.client_flags if not f.startswith("--simulated-workload")]
+    assert pagegate("send", server.address, "book", "-", *flags, stdin=b"x").returncode == 1
+    server.process.send_signal(signal.SIGTERM)
+    server.process.wait(20)
+    log = site.directory / "state" / "audit.sqlite"
+    verified = pagegate("audit", "verify", str(log), "--key", str(site.directory / "state" / "audit.key"), "--json")
+    assert verified.returncode == 0, verified.stderr
+    shown = pagegate("audit", "export", str(log)).stdout.decode()
+    kinds = [json.loads(line)["kind"] for line in shown.splitlines() if '"kind"' in line]
+    assert {"grant", "commit", "refusal"} <= set(kinds)
