@@ -55,7 +55,7 @@ static void fail(const char *what) {
 
 static double seconds(void) {
   struct timespec t;
-  (void)clock_gettime(CLOCK_MONOTONIC, &t);
+  (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
   return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
@@ -117,8 +117,6 @@ static void seal_ours(const rival *r) {
   }
 }
 
-static void *symbol(void *library, const char *name) { return dlsym(library, name); }
-
 static size_t add_library(rival *r, const char *argument) {
   char name[32];
   const char *path = strchr(argument, '=');
@@ -130,25 +128,25 @@ static size_t add_library(rival *r, const char *argument) {
   if (library == NULL) {
     fail(dlerror());
   }
-  void *(*new_ctx)(void) = (void *(*)(void))symbol(library, "EVP_CIPHER_CTX_new");
-  const void *(*cipher)(void) = (const void *(*)(void))symbol(library, "EVP_aes_256_gcm");
-  *(void **)&r[0].api.init = symbol(library, "EVP_EncryptInit_ex");
-  *(void **)&r[0].api.update = symbol(library, "EVP_EncryptUpdate");
-  *(void **)&r[0].api.final = symbol(library, "EVP_EncryptFinal_ex");
-  *(void **)&r[0].api.ctrl = symbol(library, "EVP_CIPHER_CTX_ctrl");
+  void *(*new_ctx)(void) = (void *(*)(void))dlsym(library, "EVP_CIPHER_CTX_new");
+  const void *(*cipher)(void) = (const void *(*)(void))dlsym(library, "EVP_aes_256_gcm");
+  *(void **)&r[0].api.init = dlsym(library, "EVP_EncryptInit_ex");
+  *(void **)&r[0].api.update = dlsym(library, "EVP_EncryptUpdate");
+  *(void **)&r[0].api.final = dlsym(library, "EVP_EncryptFinal_ex");
+  *(void **)&r[0].api.ctrl = dlsym(library, "EVP_CIPHER_CTX_ctrl");
   r[0].ctx = new_ctx();
   if (r[0].api.init(r[0].ctx, cipher(), NULL, key, NULL) != 1) {
     fail("EVP cannot set a key");
   }
   (void)snprintf(r[0].name, sizeof r[0].name, "%s EVP", name);
   r[0].seal = seal_evp;
-  const void *(*aead)(void) = (const void *(*)(void))symbol(library, "EVP_aead_aes_256_gcm");
+  const void *(*aead)(void) = (const void *(*)(void))dlsym(library, "EVP_aead_aes_256_gcm");
   if (aead == NULL) {
     return 1;
   }
   void *(*aead_new)(const void *, const uint8_t *, size_t, size_t) =
-      (void *(*)(const void *, const uint8_t *, size_t, size_t))symbol(library, "EVP_AEAD_CTX_new");
-  *(void **)&r[1].api.scatter = symbol(library, "EVP_AEAD_CTX_seal_scatter");
+      (void *(*)(const void *, const uint8_t *, size_t, size_t))dlsym(library, "EVP_AEAD_CTX_new");
+  *(void **)&r[1].api.scatter = dlsym(library, "EVP_AEAD_CTX_seal_scatter");
   r[1].ctx = aead_new(aead(), key, 32, 16);
   (void)snprintf(r[1].name, sizeof r[1].name, "%s EVP_AEAD", name);
   r[1].seal = seal_aead;

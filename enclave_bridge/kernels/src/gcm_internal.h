@@ -49,6 +49,8 @@ extern const gcm_kernel_ops gcm_aesni_ops;
 extern const gcm_kernel_ops gcm_vaes256_ops;
 extern const gcm_kernel_ops gcm_avx512_ops;
 
+extern const uint8_t gcm_page_counters[EB_GCM_PAGE_SIZE / GCM_BLOCK][GCM_BLOCK];
+
 /* Fills round_keys, rounds and powers. Needs AES-NI, PCLMULQDQ and AVX. */
 void gcm_key_expand(gcm_key *key, const uint8_t *bytes, size_t len);
 
