@@ -113,13 +113,19 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         profile = tmp_path_factory.mktemp("chromium")
         options = {"binary": chromium, "args": [*CHROMIUM_FLAGS, f"--user-data-dir={profile}"]}
         capabilities = {
-            "alwaysMatch": {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}, "timeouts": {"script": 30000}}
+            "alwaysMatch": {
+                "goog:chromeOptions": options,
+                "goog:loggingPrefs": {"browser": "ALL"},
+                "timeouts": {"script": 30000},
+            }
         }
         session = post(f"{base}/session", {"capabilities": capabilities})["sessionId"]
         try:
             yield Browser(base, session)
         finally:
-            urllib.request.urlopen(urllib.request.Request(f"{base}/session/{session}", method="DELETE"), timeout=30).close()
+            urllib.request.urlopen(
+                urllib.request.Request(f"{base}/session/{session}", method="DELETE"), timeout=30
+            ).close()
     finally:
         driver.terminate()
         driver.wait(timeout=10)
@@ -186,14 +192,18 @@ def busy_status() -> ServerStatus:
         sessions=(
             session("trader-blue", "10.4.0.31:50112", "c0ffee11" * 4, 91, tcb, pages_in=1_843_200),
             session("trader-green", "10.4.0.32:41876", "5eed5eed" * 4, 2710, tcb, pages_in=524_288, pages_out=98_304),
-            session("risk-snapshot-reader", "10.4.2.9:33050", "0badcafe" * 4, 14, tcb, product="Genoa", pages_out=16_384),
+            session(
+                "risk-snapshot-reader", "10.4.2.9:33050", "0badcafe" * 4, 14, tcb, product="Genoa", pages_out=16_384
+            ),
         ),
         sessions_total=1284,
         regions=(
             RegionStatus(
                 "orderbook", 0x1_0000_0000, 262_144, 311, "memfd", NOW - timedelta(seconds=3), 176_128, 262_144
             ),
-            RegionStatus("market-data", 0x2_0000_0000, 1_048_576, 97, "/dev/shm/market-data", NOW - timedelta(minutes=4)),
+            RegionStatus(
+                "market-data", 0x2_0000_0000, 1_048_576, 97, "/dev/shm/market-data", NOW - timedelta(minutes=4)
+            ),
             RegionStatus("risk", 0x4_0000_0000, 16_384, 0, "file /var/lib/pagegate/risk"),
         ),
         refusals=(
@@ -262,7 +272,9 @@ def session(identity: str, peer: str, id: str, age: float, tcb: dict[str, int], 
     )
 
 
-def span(trace: str, ident: int, parent: int | None, name: str, service: str, begin: float, end: float, **more: Any) -> SpanRecord:
+def span(
+    trace: str, ident: int, parent: int | None, name: str, service: str, begin: float, end: float, **more: Any
+) -> SpanRecord:
     """Times in microseconds from the start of the trace's day."""
     start = int(NOW.timestamp()) * 10**9 - 9 * 10**9
     return SpanRecord(
