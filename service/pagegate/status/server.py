@@ -94,7 +94,7 @@ class StatusPage:
             raise ConfigError(
                 "STATUS_ADDRESS", f"the status page cannot listen on {host}:{port}: {error}; choose another port"
             ) from error
-        self._thread = threading.Thread(target=self._server.serve_forever, name="status-page", daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="status-page", daemon=True)
         self._thread.start()
 
     @property

@@ -94,8 +94,8 @@ def trace_json(trace: TraceRecord) -> dict[str, object]:
 
 def human_time(nanoseconds: int) -> str:
     """Three digits and a unit."""
-    for limit, unit, size in ((1e3, "ns", 1.0), (1e6, "µs", 1e3), (1e9, "ms", 1e6)):
-        if nanoseconds < limit:
+    for unit, size in (("ns", 1.0), ("µs", 1e3), ("ms", 1e6)):
+        if nanoseconds / size < 999.5:
             return f"{nanoseconds / size:.3g} {unit}"
     return f"{nanoseconds / 1e9:.2f} s"
 

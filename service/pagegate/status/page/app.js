@@ -334,7 +334,6 @@ function show(data) {
 function contact(kind, words) {
   byId("contact").dataset.contact = kind;
   text(byId("contact"), words);
-  document.body.classList.toggle("lost", kind === "lost");
 }
 
 async function poll() {
