@@ -218,5 +218,6 @@ def test_serve_when_pages_were_committed_and_refused_keeps_an_audit_log_that_ver
     verified = pagegate("audit", "verify", str(log), "--key", str(site.directory / "state" / "audit.key"), "--json")
     assert verified.returncode == 0, verified.stderr
     shown = pagegate("audit", "export", str(log)).stdout.decode()
-    kinds = [json.loads(line)["kind"] for line in shown.splitlines() if '"kind"' in line]
-    assert {"grant", "commit", "refusal"} <= set(kinds)
+    lines = [json.loads(line) for line in shown.splitlines()]
+    kinds = {json.loads(line["entry"])["kind"] for line in lines if "entry" in line}
+    assert {"grant", "commit", "refusal"} <= kinds
