@@ -11,7 +11,6 @@ move is allowed, in the page functions nothing is.
 Exit status: 0 clean, 1 not clean, 77 (skipped, says ctest) without objdump.
 """
 
-# ruff: noqa: T201 - a command line program: it prints its findings
 import re
 import shutil
 import subprocess

@@ -9,7 +9,6 @@ Exit status: 0 all passed, 1 a vector failed, 77 (skipped, says ctest) when neit
 fetch the packages.
 """
 
-# ruff: noqa: T201 - a command line program: it prints its findings
 import hashlib
 import json
 import subprocess
