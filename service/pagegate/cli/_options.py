@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -57,12 +58,13 @@ def settle(kind: type[PeerConfig], options: dict[str, Any]) -> PeerConfig:
 
 
 def build_telemetry(config: PeerConfig, service_name: str, *, prometheus_port: int | None = None) -> Telemetry:
-    """Telemetry of this process: OTLP when an endpoint is set."""
+    """Telemetry of this process: OTLP when an endpoint is set, else trace trees on a terminal's standard error."""
     return Telemetry.start(
         TelemetrySettings(
             service_name=service_name,
             otlp_endpoint=config.otlp_endpoint,
             sample_ratio=config.sample_ratio,
+            console_tree=config.otlp_endpoint is None and sys.stderr.isatty(),
             prometheus_port=prometheus_port,
         )
     )

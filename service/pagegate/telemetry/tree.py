@@ -17,6 +17,8 @@ from pagegate.telemetry.records import SpanNode, SpanRecord, TraceRecord
 
 BAR_CELLS = 20
 TIME_CELLS = 7
+GUIDES_WIDE = 60
+"""A peer chooses how deep its trace is: deeper hops are drawn at this depth."""
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _MAX_WAITING_TRACES = 64
 _MAX_SPANS = 512
@@ -133,8 +135,13 @@ def _lines(roots: tuple[SpanNode, ...]) -> list[tuple[str, SpanRecord]]:
         children = _fold(node.children)
         last = len(children) - 1
         for index in range(last, -1, -1):
+            deeper = below if len(below) < GUIDES_WIDE else below[:-3]
             fork, rest = ("└─ ", "   ") if index == last else ("├─ ", "│  ")
+<<<<<<< HEAD
             pending.append((children[index], below + fork, below + rest))
+=======
+            pending.append((node.children[index], deeper + fork, deeper + rest))
+>>>>>>> telemetry
     return lines
 
 
