@@ -137,11 +137,7 @@ def _lines(roots: tuple[SpanNode, ...]) -> list[tuple[str, SpanRecord]]:
         for index in range(last, -1, -1):
             deeper = below if len(below) < GUIDES_WIDE else below[:-3]
             fork, rest = ("└─ ", "   ") if index == last else ("├─ ", "│  ")
-<<<<<<< HEAD
-            pending.append((children[index], below + fork, below + rest))
-=======
-            pending.append((node.children[index], deeper + fork, deeper + rest))
->>>>>>> telemetry
+            pending.append((children[index], deeper + fork, deeper + rest))
     return lines
 
 
