@@ -296,6 +296,17 @@ def blank_report(version: int, product: Product, tcb: bytes, chip_id: bytes, key
     )
 
 
+def simulated(case: Case) -> Case:
+    """The same under names that say SIMULATED, with a simulated anchor."""
+    ark, ask = f"SIMULATED-{case.root.subject}", f"SIMULATED-{case.issuer.subject}"
+    return case.but(
+        simulated=True,
+        root=replace(case.root, subject=ark, issuer=ark),
+        issuer=replace(case.issuer, subject=ask, issuer=ark),
+        leaf=replace(case.leaf, issuer=ask),
+    )
+
+
 def policy_text(rules: str = "", *, top: str = "", pins: str = f"measurements: ['{MEASUREMENT.hex()}']") -> str:
     """A policy of one identity `guest` with these keys more, one a line."""
     lines = [line for line in (pins, *rules.splitlines()) if line.strip()]

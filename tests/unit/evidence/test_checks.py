@@ -25,7 +25,7 @@ from pagegate.evidence.snp.product import Product
 from pagegate.evidence.snp.report import encode_signature
 from pagegate.evidence.snp.structure import P384_ORDER
 from pagegate.evidence.snp.table import ATTACHMENT, GUIDS
-from support.snp import CSP_ID, MEASUREMENT, NOW, Case, SnpLab, Source, integer, policy_text, text
+from support.snp import CSP_ID, MEASUREMENT, NOW, Case, SnpLab, Source, integer, policy_text, simulated, text
 
 CA_FALSE = bytes.fromhex("3000")
 CA_TRUE = bytes.fromhex("30030101ff")
@@ -390,17 +390,6 @@ def test_simulated_evidence_when_not_allowed_then_refused_and_marked(milan: Case
 def test_simulated_evidence_when_allowed_then_accepted_and_marked(milan: Case) -> None:
     verdict = simulated(milan).but(allow_simulated=True).verdict()
     assert (verdict.accepted, verdict.simulated) == (True, True)
-
-
-def simulated(case: Case) -> Case:
-    """The same under names that say SIMULATED, with a simulated anchor."""
-    ark, ask = f"SIMULATED-{case.root.subject}", f"SIMULATED-{case.issuer.subject}"
-    return case.but(
-        simulated=True,
-        root=replace(case.root, subject=ark, issuer=ark),
-        issuer=replace(case.issuer, subject=ask, issuer=ark),
-        leaf=replace(case.leaf, issuer=ask),
-    )
 
 
 @pytest.mark.proves("SNP_CHAIN_NAME")

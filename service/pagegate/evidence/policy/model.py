@@ -14,24 +14,24 @@ from pagegate.evidence.snp.report import GuestPolicy, PlatformInfo
 from pagegate.evidence.snp.trust import RevocationMode
 
 GUEST_BITS = {
-    "smt": GuestPolicy.SMT,
-    "migration-agent": GuestPolicy.MIGRATE_MA,
-    "debug": GuestPolicy.DEBUG,
-    "single-socket": GuestPolicy.SINGLE_SOCKET,
-    "cxl": GuestPolicy.CXL_ALLOW,
-    "aes-256-xts": GuestPolicy.MEM_AES_256_XTS,
-    "rapl-disabled": GuestPolicy.RAPL_DIS,
-    "ciphertext-hiding": GuestPolicy.CIPHERTEXT_HIDING_DRAM,
-    "page-swap-disabled": GuestPolicy.PAGE_SWAP_DISABLE,
+    "smt": GuestPolicy.SMT.value,
+    "migration-agent": GuestPolicy.MIGRATE_MA.value,
+    "debug": GuestPolicy.DEBUG.value,
+    "single-socket": GuestPolicy.SINGLE_SOCKET.value,
+    "cxl": GuestPolicy.CXL_ALLOW.value,
+    "aes-256-xts": GuestPolicy.MEM_AES_256_XTS.value,
+    "rapl-disabled": GuestPolicy.RAPL_DIS.value,
+    "ciphertext-hiding": GuestPolicy.CIPHERTEXT_HIDING_DRAM.value,
+    "page-swap-disabled": GuestPolicy.PAGE_SWAP_DISABLE.value,
 }
 PLATFORM_BITS = {
-    "smt": PlatformInfo.SMT,
-    "tsme": PlatformInfo.TSME,
-    "ecc": PlatformInfo.ECC,
-    "rapl-disabled": PlatformInfo.RAPL_DIS,
-    "ciphertext-hiding": PlatformInfo.CIPHERTEXT_HIDING_DRAM,
-    "alias-check": PlatformInfo.ALIAS_CHECK_COMPLETE,
-    "tio": PlatformInfo.TIO,
+    "smt": PlatformInfo.SMT.value,
+    "tsme": PlatformInfo.TSME.value,
+    "ecc": PlatformInfo.ECC.value,
+    "rapl-disabled": PlatformInfo.RAPL_DIS.value,
+    "ciphertext-hiding": PlatformInfo.CIPHERTEXT_HIDING_DRAM.value,
+    "alias-check": PlatformInfo.ALIAS_CHECK_COMPLETE.value,
+    "tio": PlatformInfo.TIO.value,
 }
 GuestBit = Literal[
     "smt",

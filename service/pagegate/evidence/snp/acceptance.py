@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import IntFlag
 from typing import Final
 
 from pagegate.evidence.checks import Check, Finding, check
@@ -129,15 +128,15 @@ def platform_is_accepted(subject: GuestSubject) -> Iterator[Finding]:
 
 
 def _bits(
-    field: str, names: Mapping[str, IntFlag], value: int, require: Iterable[str], forbid: Iterable[str]
+    field: str, names: Mapping[str, int], value: int, require: Iterable[str], forbid: Iterable[str]
 ) -> Iterator[Finding]:
     for name in require:
         if not value & names[name]:
             yield Finding(f"{field} {name}", "set", "clear")
     for name in forbid:
         if value & names[name]:
-            dangerous = names[name] is GuestPolicy.DEBUG
-            yield Finding(f"{field} {name}", "clear", "set", "the host can read this guest" if dangerous else "")
+            hint = "the host can read this guest" if names[name] == GuestPolicy.DEBUG else ""
+            yield Finding(f"{field} {name}", "clear", "set", hint)
 
 
 @check("SNP_VMPL", _REPORT + ", VMPL")

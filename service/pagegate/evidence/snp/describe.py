@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import IntFlag
 
 from pagegate.evidence.policy.model import GUEST_BITS, PLATFORM_BITS
 from pagegate.evidence.snp.chain import Chain
@@ -64,7 +63,7 @@ def describe_report(report: Report, product: Product | None = None, chain: Chain
     return described
 
 
-def _bits(names: Mapping[str, IntFlag], value: int) -> dict[str, object]:
+def _bits(names: Mapping[str, int], value: int) -> dict[str, object]:
     return {name: bool(value & bit) for name, bit in names.items()}
 
 

@@ -77,7 +77,7 @@ def reserved_is_zero(subject: ReportSubject) -> Iterator[Finding]:
 def tcb_reserved_is_zero(subject: ReportSubject) -> Iterator[Finding]:
     """The reserved parts of each TCB are zero for the product's layout."""
     for name, tcb in subject.tcbs():
-        if any(value for part, value in tcb.parts.items() if part.startswith("spl")):
+        if any(tcb.reserved):
             yield Finding(name, f"reserved parts zero in {tcb.product}'s layout", tcb.to_bytes().hex())
 
 
@@ -85,7 +85,7 @@ def tcb_reserved_is_zero(subject: ReportSubject) -> Iterator[Finding]:
 def policy_bits_are_known(subject: ReportSubject) -> Iterator[Finding]:
     """Bit 17 of the guest policy is one, and bits 26 to 63 are zero."""
     policy = subject.report.policy
-    if not policy & GuestPolicy.RESERVED_ONE:
+    if not policy & GuestPolicy.RESERVED_ONE.value:
         yield Finding("policy bit 17", "1", "0")
     if policy & ~GUEST_POLICY_KNOWN:
         yield Finding("policy bits 26 to 63", "zero", f"{policy:#x}", "a newer ABI: update pagegate")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 
 from pagegate.evidence.snp.product import Product
 
@@ -30,9 +32,7 @@ class Tcb:
     @classmethod
     def from_bytes(cls, product: Product, data: bytes) -> Tcb:
         """Reads the 8 bytes as they are in a report."""
-        if len(data) != TCB_BYTES:
-            raise ValueError(f"a TCB_VERSION has {TCB_BYTES} bytes, got {len(data)}")
-        return cls(product, dict(zip(layout(product), data, strict=True)))
+        return _read(product, data)
 
     def to_bytes(self) -> bytes:
         """The 8 bytes in file order."""
@@ -42,9 +42,22 @@ class Tcb:
         """Names of the parts that are lower than in `floor`; a part not named in `floor` is not compared."""
         return tuple(name for name, least in floor.items() if self.parts.get(name, -1) < least)
 
+    @property
+    def reserved(self) -> tuple[int, ...]:
+        """The parts that have no meaning on this product and must be zero."""
+        return tuple(value for name, value in self.parts.items() if name.startswith("spl"))
+
     def named(self) -> dict[str, int]:
         """The parts that have a meaning on this product."""
         return {name: value for name, value in self.parts.items() if not name.startswith("spl")}
 
     def __str__(self) -> str:
         return " ".join(f"{name}={value}" for name, value in self.parts.items() if value or not name.startswith("spl"))
+
+
+@lru_cache(maxsize=1024)
+def _read(product: Product, data: bytes) -> Tcb:
+    """A fleet has few TCBs, and an appraisal reads each several times."""
+    if len(data) != TCB_BYTES:
+        raise ValueError(f"a TCB_VERSION has {TCB_BYTES} bytes, got {len(data)}")
+    return Tcb(product, MappingProxyType(dict(zip(layout(product), data, strict=True))))
