@@ -150,7 +150,7 @@ def _fold(children: tuple[SpanNode, ...]) -> tuple[SpanNode, ...]:
     folded: list[SpanNode] = []
     for child in children:
         group = groups.get((child.span.name, child.span.service), [])
-        if len(group) <= _FOLD_ABOVE or child not in group:
+        if len(group) <= _FOLD_ABOVE or child.children or child.span.error:
             folded.append(child)
         elif child is group[0]:
             busy = sum(one.span.duration_ns for one in group)
