@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from pagegate.client import Client
+from pagegate.evidence.appraisal import EvidenceAppraiser
 from pagegate.platforms.simulated import SimulatedRoot
 from pagegate.server import Server, ServerOptions
 from pagegate.transfer.region import RegionSpec
-from support.appraiser import MeasuringAppraiser
+from support.appraiser import appraiser_for
 from support.platforms import CLIENT, SERVER, Guests
 
 BOOK = "book"
@@ -36,9 +37,9 @@ def platform_for(simulated_root: SimulatedRoot) -> Guests:
 
 
 @pytest.fixture
-def appraiser() -> MeasuringAppraiser:
+def appraiser(simulated_root: SimulatedRoot) -> EvidenceAppraiser:
     """Believes the guests "client" and "server", for every region."""
-    return MeasuringAppraiser({Guests.measurement(label): label for label in (CLIENT, SERVER)})
+    return appraiser_for(simulated_root, {label: {"*": "read-write"} for label in (CLIENT, SERVER)})
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def region_specs(tmp_path: Path) -> list[RegionSpec]:
 
 @pytest.fixture
 def serve(
-    platform_for: Guests, appraiser: MeasuringAppraiser, region_specs: list[RegionSpec]
+    platform_for: Guests, appraiser: EvidenceAppraiser, region_specs: list[RegionSpec]
 ) -> Iterator[Callable[..., Server]]:
     """serve(**options): a running server on a free port. `platform`, `appraiser`, `regions`, `observer` and
     `telemetry` go to Server, the rest to ServerOptions. All are stopped at the end."""
@@ -67,7 +68,7 @@ def serve(
 
 
 @pytest.fixture
-def connect(platform_for: Guests, appraiser: MeasuringAppraiser) -> Iterator[Callable[..., Client]]:
+def connect(platform_for: Guests, appraiser: EvidenceAppraiser) -> Iterator[Callable[..., Client]]:
     """connect(server_or_address, **kw): a client that is the guest "client" unless told otherwise."""
     with contextlib.ExitStack() as stack:
 

@@ -92,6 +92,7 @@ EB_API int eb_status_at(size_t index);
 typedef struct {
   uint32_t max_sessions; /* 1..65536; secret memory for these is reserved at open */
   uint32_t max_handshakes;
+  const char *gcm_kernel; /* NULL: the fastest this CPU can run; else its name, for tests and benchmarks */
 } eb_bridge_options;
 
 typedef struct {
@@ -99,12 +100,13 @@ typedef struct {
   size_t secret_bytes;      /* reserved secret memory */
   uint32_t sessions_live;
   uint32_t handshakes_live;
-  char gcm_kernel[32];      /* which AES-GCM implementation seals pages: "openssl", ... */
+  char gcm_kernel[32];      /* which AES-GCM implementation seals pages: "avx512", "vaes256", "aesni", "openssl" */
   char libcrypto[64];       /* OpenSSL_version */
 } eb_bridge_info;
 
 /* Reserves secret memory and runs the power-on self-test (known-answer seal/open).
  * options may be NULL (defaults: 256 sessions, 64 handshakes).
+ * EB_ERR_ARGUMENT: also for a gcm_kernel that is unknown or that this CPU cannot run.
  * EB_ERR_MEMORY_LOCK: the memlock limit is too low; EB_ERR_SELF_TEST: refuse to work. */
 EB_API EB_MUST_USE eb_status eb_bridge_open(const eb_bridge_options *options, eb_bridge **bridge);
 EB_API void eb_bridge_free(eb_bridge *bridge);

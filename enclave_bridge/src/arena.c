@@ -103,8 +103,10 @@ void eb_arena_close(eb_arena *arena) {
       munmap(arena->reserved, arena->reserved_len);
     }
     munmap((void *)(uintptr_t)arena->canary, page_size());
-    if (parent) pthread_mutex_destroy(&arena->lock);
-    if (parent) pthread_cond_destroy(&arena->given_back);
+    if (parent) {
+      pthread_mutex_destroy(&arena->lock);
+      pthread_cond_destroy(&arena->given_back);
+    }
   }
   for (int i = 0; i < EB_POOLS; i++) free(arena->pools[i].free_slots);
   memset(arena, 0, sizeof *arena);

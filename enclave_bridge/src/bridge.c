@@ -30,11 +30,11 @@ done:
   return status;
 }
 
-static eb_status choose_kernel(eb_bridge *bridge) {
+static eb_status choose_kernel(eb_bridge *bridge, const char *name) {
   eb_status status = EB_OK;
   uint8_t *secret = eb_arena_take(&bridge->arena, EB_POOL_SESSIONS);
   uint8_t *pages = eb_arena_take(&bridge->arena, EB_POOL_LANES);
-  EB_TRY(eb_gcm_choose(&bridge->gcm, secret, pages));
+  EB_TRY(eb_gcm_choose(&bridge->gcm, name, secret, pages));
 done:
   eb_arena_give(&bridge->arena, EB_POOL_LANES, pages);
   eb_arena_give(&bridge->arena, EB_POOL_SESSIONS, secret);
@@ -42,7 +42,7 @@ done:
 }
 
 eb_status eb_bridge_open(const eb_bridge_options *options, eb_bridge **bridge) {
-  const eb_bridge_options defaults = {DEFAULT_SESSIONS, DEFAULT_HANDSHAKES};
+  const eb_bridge_options defaults = {DEFAULT_SESSIONS, DEFAULT_HANDSHAKES, NULL};
   eb_status status = EB_OK;
   eb_bridge *made = NULL;
 
@@ -61,7 +61,7 @@ eb_status eb_bridge_open(const eb_bridge_options *options, eb_bridge **bridge) {
   EB_TRY(open_secure_heap());
   EB_TRY(eb_arena_open(&made->arena, plan, true));
   EB_TRY(eb_crypto_open(&made->crypto));
-  EB_TRY(choose_kernel(made));
+  EB_TRY(choose_kernel(made, options->gcm_kernel));
   *bridge = made;
   made = NULL;
 done:

@@ -7,6 +7,9 @@
 
 /* Fastest first. */
 static const eb_gcm_ops *const kernels[] = {
+    &eb_gcm_avx512,
+    &eb_gcm_vaes256,
+    &eb_gcm_aesni,
     &eb_gcm_openssl,
 };
 
@@ -110,13 +113,13 @@ done:
   return status;
 }
 
-eb_status eb_gcm_choose(const eb_gcm_ops **ops, uint8_t *secret, uint8_t *pages) {
+eb_status eb_gcm_choose(const eb_gcm_ops **ops, const char *name, uint8_t *secret, uint8_t *pages) {
   for (size_t i = 0; i < sizeof kernels / sizeof kernels[0]; i++) {
-    if (!kernels[i]->usable()) continue;
+    if ((name != NULL && strcmp(name, kernels[i]->name) != 0) || !kernels[i]->usable()) continue;
     *ops = kernels[i];
     return eb_gcm_self_test(kernels[i], secret, pages);
   }
-  return EB_ERR_SELF_TEST;
+  return EB_ERR_ARGUMENT; /* only by name: libcrypto runs anywhere */
 }
 
 void eb_gcm_release(eb_gcm *gcm) {

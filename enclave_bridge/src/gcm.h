@@ -13,7 +13,7 @@
 
 #include "enclave_bridge.h"
 
-#define EB_GCM_SECRET_SIZE 1024u
+#define EB_GCM_SECRET_SIZE 1408u
 #define EB_GCM_IV_SIZE 12u
 #define EB_LANE_PAGES 16u /* the largest batch an implementation is given */
 
@@ -55,15 +55,17 @@ struct eb_gcm_ops {
   void (*release)(eb_gcm *gcm);
 };
 
-extern const eb_gcm_ops eb_gcm_openssl;
+/* Ours are of no use on a CPU that lacks their instructions, or is no x86-64. */
+extern const eb_gcm_ops eb_gcm_avx512, eb_gcm_vaes256, eb_gcm_aesni, eb_gcm_openssl;
 
 /* Known answers for one implementation: page-sized messages with both key sizes, a full batch,
  * and a refused tag. `secret` is EB_GCM_SECRET_SIZE bytes of secret memory, `pages` room for
  * EB_LANE_PAGES pages; the caller wipes both. EB_ERR_SELF_TEST. */
 eb_status eb_gcm_self_test(const eb_gcm_ops *ops, uint8_t *secret, uint8_t *pages);
-/* The first implementation of the table in gcm.c that the CPU can run. It must pass the self-test:
- * one that fails is an error, not a reason to try the next. */
-eb_status eb_gcm_choose(const eb_gcm_ops **ops, uint8_t *secret, uint8_t *pages);
+/* The first implementation of the table in gcm.c that the CPU can run, or the one of that name
+ * (NULL: any). It must pass the self-test: one that fails is an error, not a reason to try the
+ * next. EB_ERR_ARGUMENT when the name is unknown or the CPU cannot run it, EB_ERR_SELF_TEST. */
+eb_status eb_gcm_choose(const eb_gcm_ops **ops, const char *name, uint8_t *secret, uint8_t *pages);
 
 /* Releases the key and forgets the implementation; one that was never set up is allowed. */
 void eb_gcm_release(eb_gcm *gcm);

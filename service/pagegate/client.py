@@ -114,6 +114,11 @@ class Client:
             _SERVICE + "GetRegion", pb.GetRegionRequest.SerializeToString, codec.decode_region
         )
 
+    @property
+    def bridge_info(self) -> eb.BridgeInfo:
+        """Which memory and which AES-GCM kernel hold and seal this client's pages."""
+        return self._bridge.info
+
     # ---- attest -------------------------------------------------------------------
 
     @property

@@ -1,50 +1,52 @@
-"""A small appraiser that believes real report bytes only, for tests of everything above appraisal."""
+"""The product's appraiser for the guests of the simulated root."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
 
-from pagegate.errors import EvidenceError
-from pagegate.evidence.model import AccessMode, Claims, Evidence, Failure, Verdict
-from pagegate.evidence.snp.report import parse_report
+from pagegate.evidence.appraisal import EvidenceAppraiser
+from pagegate.evidence.model import EndorsementRequest, Endorsements
+from pagegate.evidence.policy import Policy
+from pagegate.evidence.snp.anchors import simulated_anchor
+from pagegate.platforms.simulated import SimulatedRoot
+from support.platforms import Guests
 
-ALL_REGIONS: Mapping[str, AccessMode] = {"*": AccessMode.READ_WRITE}
+
+class RootEndorsements:
+    """What a simulated root endorses: its revocation list. Leaf and chain come with the evidence."""
+
+    def __init__(self, root: SimulatedRoot) -> None:
+        self._root = root
+
+    def find(self, request: EndorsementRequest) -> Endorsements:
+        """As `pagegate.evidence.model.EndorsementSource`."""
+        return Endorsements(None, (), self._root.crl_der, "simulated root", datetime.now(UTC))
 
 
-class MeasuringAppraiser:
-    """Parses the report and checks REPORT_DATA and MEASUREMENT against an allow-list (measurement -> identity).
+def appraiser_for(
+    root: SimulatedRoot, guests: Mapping[str, Mapping[str, str]], *, allow_simulated: bool = True, **rules: Any
+) -> EvidenceAppraiser:
+    """Believes each guest by label and grants it its regions. The chip must be as new as the product's default TCB.
 
-    It checks no signature: tests that turn on signatures, TCBs or policies take the product's own appraiser.
+    `rules` go to every identity, by the names of the policy file.
     """
-
-    def __init__(
-        self, identities: Mapping[bytes, str], grants: Mapping[str, Mapping[str, AccessMode]] | None = None
-    ) -> None:
-        self._identities = dict(identities)
-        self._grants = grants or {}
-        self.seen: list[Evidence] = []
-        """Evidence judged, in order: a side that refuses on cheap grounds adds nothing here."""
-
-    def appraise(self, evidence: Evidence, *, report_data: bytes | None, now: datetime) -> Verdict:
-        """As `pagegate.evidence.model.Appraiser`."""
-        self.seen.append(evidence)
-        try:
-            report = parse_report(evidence.report)
-        except EvidenceError as error:
-            failure = Failure(error.reason, "report", "a report", "no report", "56860")
-            return Verdict(False, True, (failure,), None, appraised_at=now)
-        failures = []
-        if report_data is not None and report.report_data != report_data:
-            failures.append(
-                Failure("REPORT_DATA", "report_data", report_data.hex(), report.report_data.hex(), "protocol.md")
-            )
-        identity = self._identities.get(report.measurement)
-        if identity is None:
-            known = ", ".join(m.hex() for m in self._identities)
-            failures.append(Failure("MEASUREMENT", "measurement", known, report.measurement.hex(), "policy"))
-        claims = Claims(
-            evidence.type, report.measurement, report.host_data, report.report_data, report.chip_id.hex(), {}
-        )
-        grants = self._grants.get(identity or "", ALL_REGIONS) if not failures else {}
-        return Verdict(not failures, True, tuple(failures), claims, identity, grants, now)
+    floor = {part: level for part, level in asdict(root.product.default_tcb).items() if part != "fmc"}
+    identities = [
+        {
+            "name": label,
+            "measurements": [Guests.measurement(label).hex()],
+            "regions": dict(regions),
+            "tcb": {root.product.name: {"reported": floor}},
+            **rules,
+        }
+        for label, regions in guests.items()
+    ]
+    return EvidenceAppraiser(
+        Policy.model_validate({"version": 1, "identities": identities}),
+        anchors=[simulated_anchor(root.product.name, root.ark_der)],
+        endorsements=RootEndorsements(root),
+        allow_simulated=allow_simulated,
+    )

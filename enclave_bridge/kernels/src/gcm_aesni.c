@@ -22,8 +22,7 @@ typedef __m128i vec;
 #define vec_aesenc(s, k) _mm_aesenc_si128(s, k)
 #define vec_aesenclast(s, k) _mm_aesenclast_si128(s, k)
 #define VEC_CLMUL(a, b, which) _mm_clmulepi64_si128(a, b, which)
-#define vec_opaque(v) __asm__("" : "+x"(v))
-#define vec_fence() __asm__ volatile("" ::: "memory")
+#define VEC_REGISTER(v) "x"(v)
 #define vec_lane_numbers() _mm_set_epi32(0, 0, 0, 1)
 #define vec_fold(v) (v)
 

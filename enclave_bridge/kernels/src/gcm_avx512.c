@@ -24,8 +24,7 @@ typedef __m512i vec;
 #define vec_aesenc(s, k) _mm512_aesenc_epi128(s, k)
 #define vec_aesenclast(s, k) _mm512_aesenclast_epi128(s, k)
 #define VEC_CLMUL(a, b, which) _mm512_clmulepi64_epi128(a, b, which)
-#define vec_opaque(v) __asm__("" : "+v"(v))
-#define vec_fence() __asm__ volatile("" ::: "memory")
+#define VEC_REGISTER(v) "v"(v)
 #define vec_lane_numbers() _mm512_set_epi32(0, 0, 0, 4, 0, 0, 0, 3, 0, 0, 0, 2, 0, 0, 0, 1)
 
 static inline __m128i vec_fold(vec v) {

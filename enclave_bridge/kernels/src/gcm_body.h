@@ -6,8 +6,8 @@
  *   GCM_KARATSUBA                        1: three multiplications and XORed halves of powers; 0: four
  *   GCM_OPS                              name of the table of entry points
  *   vec_load, vec_load_blocks, vec_store, vec_zero, vec_from_block, vec_broadcast, vec_xor, vec_xor3,
- *   vec_add32, vec_reverse, vec_swap, vec_aesenc, vec_aesenclast, VEC_CLMUL, vec_fold, vec_fence,
- *   vec_lane_numbers, vec_wipe_registers
+ *   vec_add32, vec_reverse, vec_swap, vec_aesenc, vec_aesenclast, VEC_CLMUL, vec_fold,
+ *   vec_lane_numbers, vec_wipe_registers, VEC_REGISTER (constraint letter of a vector register)
  *
  * How it works
  *   - GROUP vectors are encrypted at a time, enough to fill the AES pipeline. Between their rounds
@@ -32,6 +32,10 @@
 #define GROUP 8u
 #define GROUP_BLOCKS (GROUP * GCM_LANES)
 #define GROUP_BYTES (GROUP_BLOCKS * GCM_BLOCK)
+/* Holds values and memory accesses on their side of this point; no instruction comes of it. */
+#define PIN(...) __asm__ volatile("" : __VA_ARGS__ : : "memory")
+/* From here on the compiler knows nothing of where the value came from: it cannot load it again. */
+#define OPAQUE(v) __asm__("" : "+" VEC_REGISTER(v))
 #define EACH(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7)
 
 _Static_assert(GCM_CHUNK % GROUP_BLOCKS == 0, "a chunk is whole groups");
@@ -49,9 +53,13 @@ typedef struct {
   uint64_t until;       /* value of left at the end of this chunk */
 } hasher;
 
-/* What is left of the message besides the data: which message, and its first counter block. */
+/* Counter blocks to come. A page's are read from gcm_page_counters and `base` is (nonce, 0) with the
+ * first round key added; those of other messages are counted, and `base` is the first round key. */
 typedef struct {
   const gcm_key *key;
+  int is_page; /* a constant, once inlined */
+  const uint8_t *page_counters;
+  vec base;
   vec counters; /* byte-reversed, so that the counter is the lowest 32-bit number of a lane */
 } cipher;
 
@@ -168,13 +176,20 @@ INLINE __m128i encrypt_block(const gcm_key *key, unsigned rounds, __m128i block)
 }
 
 INLINE void first_round(cipher *c, group *s) {
-  const vec key = round_key(c->key, 0);
-  const vec step = vec_broadcast(_mm_set_epi32(0, 0, 0, GCM_LANES));
-#define DO(i) \
-  s->v##i = vec_xor(vec_reverse(c->counters), key); \
-  c->counters = vec_add32(c->counters, step);
-  EACH(DO)
+  PIN();
+  if (c->is_page) {
+#define DO(i) s->v##i = vec_xor(c->base, vec_load(c->page_counters + (i) * VEC_BYTES));
+    EACH(DO)
 #undef DO
+    c->page_counters += GROUP_BYTES;
+  } else {
+    const vec step = vec_broadcast(_mm_set_epi32(0, 0, 0, GCM_LANES));
+#define DO(i) \
+  s->v##i = vec_xor(c->base, vec_reverse(c->counters)); \
+  c->counters = vec_add32(c->counters, step);
+    EACH(DO)
+#undef DO
+  }
 }
 
 /* Rounds 1 .. rounds - 1 of `s`; when `x` is not NULL its eight vectors are hashed in between. The
@@ -187,8 +202,10 @@ INLINE void middle_rounds(const cipher *c, unsigned rounds, group *s, const grou
     EACH(DO) \
     if (x != NULL) { \
       HASH; \
+      PIN("+" VEC_REGISTER(h->lo), "+" VEC_REGISTER(h->mid), "+" VEC_REGISTER(h->hi)); \
     } \
-    vec_fence(); \
+    PIN("+" VEC_REGISTER(s->v0), "+" VEC_REGISTER(s->v1), "+" VEC_REGISTER(s->v2), "+" VEC_REGISTER(s->v3), \
+        "+" VEC_REGISTER(s->v4), "+" VEC_REGISTER(s->v5), "+" VEC_REGISTER(s->v6), "+" VEC_REGISTER(s->v7)); \
   }
 #define HASH(i) multiply_add(h, x->v##i, h->power + (i) * VEC_BYTES)
   ROUND(1, HASH(1))
@@ -227,7 +244,7 @@ INLINE void seal_group(cipher *c, unsigned rounds, const uint8_t *in, uint8_t *o
   const vec key = round_key(c->key, rounds);
 #define DO(i) \
   s.v##i = vec_aesenclast(s.v##i, vec_xor(key, vec_load(in + (i) * VEC_BYTES))); \
-  vec_opaque(s.v##i); \
+  OPAQUE(s.v##i); \
   vec_store(out + (i) * VEC_BYTES, s.v##i); \
   x->v##i = vec_reverse(s.v##i);
   EACH(DO)
@@ -243,7 +260,7 @@ INLINE void open_group(cipher *c, unsigned rounds, const uint8_t *in, uint8_t *o
   group x;
 #define DO(i) \
   y.v##i = vec_load(in + (i) * VEC_BYTES); \
-  vec_opaque(y.v##i); \
+  OPAQUE(y.v##i); \
   x.v##i = vec_reverse(y.v##i);
   EACH(DO)
 #undef DO
@@ -285,14 +302,11 @@ INLINE void crypt_tail(cipher *c, unsigned rounds, int seal, const uint8_t *in, 
 
 /* ---- one message ------------------------------------------------------------------------------- */
 
-/* Returns the tag. `j0` is the pre-counter block, byte-reversed. */
-INLINE __m128i crypt(const gcm_key *key, unsigned rounds, int seal, __m128i j0, const uint8_t *aad, size_t aad_len,
+/* Returns the tag. `mask` is the encrypted pre-counter block. */
+INLINE __m128i crypt(cipher *c, unsigned rounds, int seal, __m128i mask, const uint8_t *aad, size_t aad_len,
                      const uint8_t *in, uint8_t *out, size_t len) {
-  cipher c;
+  const gcm_key *key = c->key;
   hasher h;
-  c.key = key;
-  c.counters = vec_add32(vec_broadcast(j0), vec_lane_numbers()); /* 1, 2, ...: the first block's is j0 + 1 */
-  const __m128i mask = encrypt_block(key, rounds, reverse_block(j0));
   const __m128i sum = hash_bytes(key, _mm_setzero_si128(), aad, aad_len);
   begin_hash(&h, key, sum, (len + GCM_BLOCK - 1) / GCM_BLOCK, 1);
 
@@ -300,63 +314,97 @@ INLINE __m128i crypt(const gcm_key *key, unsigned rounds, int seal, __m128i j0, 
   if (whole != 0) {
     if (seal) {
       group x;
-      seal_group(&c, rounds, in, out, &x, &h, 1);
+      seal_group(c, rounds, in, out, &x, &h, 1);
       for (size_t done = GROUP_BYTES; done < whole; done += GROUP_BYTES) {
-        seal_group(&c, rounds, in + done, out + done, &x, &h, 0);
+        seal_group(c, rounds, in + done, out + done, &x, &h, 0);
       }
       hash_group(&h, &x);
       advance(&h, key, GROUP_BLOCKS, 1);
     } else {
       for (size_t done = 0; done < whole; done += GROUP_BYTES) {
-        open_group(&c, rounds, in + done, out + done, &h);
+        open_group(c, rounds, in + done, out + done, &h);
       }
     }
   }
   if (whole != len) {
-    crypt_tail(&c, rounds, seal, in + whole, out + whole, len - whole, &h);
+    crypt_tail(c, rounds, seal, in + whole, out + whole, len - whole, &h);
   }
   return _mm_xor_si128(reverse_block(finish_hash(&h, key, aad_len, len)), mask);
 }
 
 INLINE int tag_matches(__m128i computed, const uint8_t *expected) {
   const __m128i difference = _mm_xor_si128(computed, _mm_loadu_si128((const __m128i *)(const void *)expected));
-  return _mm_testz_si128(difference, difference);
+  int verdict = _mm_testz_si128(difference, difference);
+  GCM_DECLASSIFY(verdict);
+  return verdict;
 }
 
-INLINE __m128i page_j0(const eb_gcm_page *page) {
-  uint32_t word;
-  memcpy(&word, page->nonce + 8, sizeof word);
+/* The nonce followed by a counter of zero. */
+INLINE __m128i nonce_block(const uint8_t nonce[EB_GCM_NONCE_SIZE]) {
   uint64_t low;
-  memcpy(&low, page->nonce, sizeof low);
-  const __m128i nonce = _mm_set_epi64x((long long)word, (long long)low);
-  return _mm_or_si128(reverse_block(nonce), _mm_set_epi32(0, 0, 0, 1));
+  uint32_t high;
+  memcpy(&low, nonce, sizeof low);
+  memcpy(&high, nonce + sizeof low, sizeof high);
+  return _mm_set_epi64x((long long)high, (long long)low);
 }
 
-INLINE __m128i crypt_page(const gcm_key *key, unsigned rounds, int seal, const eb_gcm_page *page) {
-  return crypt(key, rounds, seal, page_j0(page), page->aad, EB_GCM_PAGE_AAD_SIZE, page->in, page->out,
-               EB_GCM_PAGE_SIZE);
+INLINE __m128i first_key(const gcm_key *key) {
+  return _mm_load_si128((const __m128i *)(const void *)key->round_keys[0]);
+}
+
+INLINE __m128i crypt_page(const gcm_key *key, unsigned rounds, int seal, const eb_gcm_page *page, __m128i mask) {
+  PIN(); /* keeps round keys from being held, and spilled, across pages */
+  cipher c = {.key = key,
+              .is_page = 1,
+              .page_counters = gcm_page_counters[0],
+              .base = vec_broadcast(_mm_xor_si128(nonce_block(page->nonce), first_key(key)))};
+  return crypt(&c, rounds, seal, mask, page->aad, EB_GCM_PAGE_AAD_SIZE, page->in, page->out, EB_GCM_PAGE_SIZE);
+}
+
+/* What the tags of GCM_LANES pages are masked with, for the price of one. */
+typedef struct {
+  _Alignas(VEC_BYTES) __m128i of[GCM_LANES];
+} tag_masks;
+
+INLINE void make_masks(const gcm_key *key, unsigned rounds, const eb_gcm_page *pages, size_t count, tag_masks *masks) {
+  for (size_t i = 0; i < GCM_LANES; i++) {
+    masks->of[i] = _mm_or_si128(nonce_block(pages[i < count ? i : 0].nonce), _mm_set_epi32(1 << 24, 0, 0, 0));
+  }
+  vec s = vec_xor(vec_load(masks->of), round_key(key, 0));
+  for (unsigned r = 1; r < rounds; r++) {
+    s = vec_aesenc(s, round_key(key, r));
+  }
+  vec_store(masks->of, vec_aesenclast(s, round_key(key, rounds)));
 }
 
 INLINE void seal_pages(const gcm_key *key, unsigned rounds, const eb_gcm_page *pages, size_t count) {
+  tag_masks masks;
   for (size_t i = 0; i < count; i++) {
-    _mm_storeu_si128((__m128i *)(void *)pages[i].tag, crypt_page(key, rounds, 1, &pages[i]));
+    if (i % GCM_LANES == 0) {
+      make_masks(key, rounds, pages + i, count - i, &masks);
+    }
+    _mm_storeu_si128((__m128i *)(void *)pages[i].tag,
+                     crypt_page(key, rounds, 1, &pages[i], masks.of[i % GCM_LANES]));
   }
 }
 
 INLINE size_t open_pages(const gcm_key *key, unsigned rounds, const eb_gcm_page *pages, size_t count) {
-  size_t i = 0;
-  while (i < count && tag_matches(crypt_page(key, rounds, 0, &pages[i]), pages[i].tag)) {
-    i++;
+  tag_masks masks;
+  for (size_t i = 0; i < count; i++) {
+    if (i % GCM_LANES == 0) {
+      make_masks(key, rounds, pages + i, count - i, &masks);
+    }
+    if (!tag_matches(crypt_page(key, rounds, 0, &pages[i], masks.of[i % GCM_LANES]), pages[i].tag)) {
+      return i;
+    }
   }
-  return i;
+  return count;
 }
 
-/* SP 800-38D 7.1: a 96-bit nonce is the counter block's head, any other is hashed. */
+/* The pre-counter block, byte-reversed. SP 800-38D 7.1: a 96-bit nonce is its head, any other is hashed. */
 INLINE __m128i message_j0(const gcm_key *key, const eb_gcm_message *m) {
   if (m->nonce_len == EB_GCM_NONCE_SIZE) {
-    eb_gcm_page page;
-    memcpy(page.nonce, m->nonce, sizeof page.nonce);
-    return page_j0(&page);
+    return _mm_or_si128(reverse_block(nonce_block(m->nonce)), _mm_set_epi32(0, 0, 0, 1));
   }
   const __m128i sum = hash_bytes(key, _mm_setzero_si128(), m->nonce, m->nonce_len);
   hasher h;
@@ -365,7 +413,12 @@ INLINE __m128i message_j0(const gcm_key *key, const eb_gcm_message *m) {
 }
 
 INLINE __m128i crypt_message(const gcm_key *key, int seal, const eb_gcm_message *m) {
-  return crypt(key, key->rounds, seal, message_j0(key, m), m->aad, m->aad_len, m->in, m->out, m->len);
+  const __m128i j0 = message_j0(key, m);
+  const __m128i mask = encrypt_block(key, key->rounds, reverse_block(j0));
+  cipher c = {.key = key,
+              .base = vec_broadcast(first_key(key)),
+              .counters = vec_add32(vec_broadcast(j0), vec_lane_numbers())}; /* the data begins at j0 + 1 */
+  return crypt(&c, key->rounds, seal, mask, m->aad, m->aad_len, m->in, m->out, m->len);
 }
 
 /* ---- entry points ------------------------------------------------------------------------------- */

@@ -4,6 +4,15 @@
 
 #include "eb_gcm_kernel.h"
 
+/* Says that a value made from secrets may be branched on. Means something in the build that valgrind
+ * checks for secret-dependent branches and addresses (tests/ct_check.c). */
+#ifdef GCM_CT_CHECK
+#include <valgrind/memcheck.h>
+#define GCM_DECLASSIFY(value) VALGRIND_MAKE_MEM_DEFINED(&(value), sizeof(value))
+#else
+#define GCM_DECLASSIFY(value) ((void)0)
+#endif
+
 #define GCM_BLOCK 16u
 #define GCM_MAX_ROUNDS 14u
 
@@ -39,6 +48,8 @@ typedef struct {
 extern const gcm_kernel_ops gcm_aesni_ops;
 extern const gcm_kernel_ops gcm_vaes256_ops;
 extern const gcm_kernel_ops gcm_avx512_ops;
+
+extern const uint8_t gcm_page_counters[EB_GCM_PAGE_SIZE / GCM_BLOCK][GCM_BLOCK];
 
 /* Fills round_keys, rounds and powers. Needs AES-NI, PCLMULQDQ and AVX. */
 void gcm_key_expand(gcm_key *key, const uint8_t *bytes, size_t len);

@@ -24,8 +24,7 @@ typedef __m256i vec;
 #define vec_aesenc(s, k) _mm256_aesenc_epi128(s, k)
 #define vec_aesenclast(s, k) _mm256_aesenclast_epi128(s, k)
 #define VEC_CLMUL(a, b, which) _mm256_clmulepi64_epi128(a, b, which)
-#define vec_opaque(v) __asm__("" : "+x"(v))
-#define vec_fence() __asm__ volatile("" ::: "memory")
+#define VEC_REGISTER(v) "x"(v)
 #define vec_lane_numbers() _mm256_set_epi32(0, 0, 0, 2, 0, 0, 0, 1)
 #define vec_fold(v) _mm_xor_si128(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1))
 

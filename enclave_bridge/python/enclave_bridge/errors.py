@@ -57,5 +57,5 @@ def check(status: int) -> None:
 
 
 def _text(pointer: object) -> str:
-    raw = ffi.string(pointer)  # type: ignore[arg-type]  # a char pointer of the library's own
-    return raw.decode("ascii") if isinstance(raw, bytes) else raw
+    raw: bytes = ffi.string(pointer)
+    return raw.decode("ascii")

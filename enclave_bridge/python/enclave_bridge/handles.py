@@ -55,11 +55,11 @@ def _unsigned(value: int, limit: int) -> int:
 
 
 def _read(data: ReadableBuffer) -> Any:
-    return ffi.from_buffer("uint8_t[]", data)  # type: ignore[call-overload]
+    return ffi.from_buffer("uint8_t[]", data)
 
 
 def _write(data: WriteableBuffer) -> Any:
-    return ffi.from_buffer("uint8_t[]", data, require_writable=True)  # type: ignore[call-overload]
+    return ffi.from_buffer("uint8_t[]", data, require_writable=True)
 
 
 def _exactly(data: ReadableBuffer, size: int) -> Any:
@@ -102,14 +102,20 @@ class _Handle:
 
 
 class Bridge(_Handle):
-    """One pool of secret memory, for at most `max_sessions` and `max_handshakes` at a time."""
+    """One pool of secret memory, for at most `max_sessions` and `max_handshakes` at a time.
+
+    `gcm_kernel` names the AES-GCM to use (tests and benchmarks: avx512, vaes256, aesni, openssl); None is the
+    fastest that this CPU can run. One that it cannot run is an `ARGUMENT` error.
+    """
 
     __slots__ = ()
 
-    def __init__(self, *, max_sessions: int = 256, max_handshakes: int = 64) -> None:
+    def __init__(self, *, max_sessions: int = 256, max_handshakes: int = 64, gcm_kernel: str | None = None) -> None:
         options = ffi.new("eb_bridge_options *")
         options.max_sessions = _unsigned(max_sessions, _U32_MAX)
         options.max_handshakes = _unsigned(max_handshakes, _U32_MAX)
+        name = None if gcm_kernel is None else ffi.new("char[]", gcm_kernel.encode())
+        options.gcm_kernel = ffi.NULL if name is None else name
         out = ffi.new("eb_bridge **")
         check(lib.eb_bridge_open(options, out))
         super().__init__(out[0], lib.eb_bridge_free)
@@ -271,7 +277,7 @@ class Session(_Handle):
         size = len(source) // PAGE_SIZE * RECORD_SIZE
         # The bytes object is ours alone until it is returned, so C may write it.
         records: bytes = bytes(size) if size < _UNINITIALISED_FROM else _uninitialised_bytes(None, size)
-        return records, self._seal(transfer, region, first_gpa, source, _read(records), size)
+        return records, self._seal(transfer, region, first_gpa, source, _read(records))
 
     def seal_into(
         self, transfer: Transfer | None, *, region: int, first_gpa: int, plain: ReadableBuffer, out: WriteableBuffer
@@ -281,11 +287,9 @@ class Session(_Handle):
         size = len(target)
         if size != len(source) // PAGE_SIZE * RECORD_SIZE:
             raise _error("EB_ERR_BUFFER" if size < len(source) // PAGE_SIZE * RECORD_SIZE else "EB_ERR_LENGTH")
-        return self._seal(transfer, region, first_gpa, source, target, size)
+        return self._seal(transfer, region, first_gpa, source, target)
 
-    def _seal(
-        self, transfer: Transfer | None, region: int, first_gpa: int, source: Any, target: Any, size: int
-    ) -> SealResult:
+    def _seal(self, transfer: Transfer | None, region: int, first_gpa: int, source: Any, target: Any) -> SealResult:
         owned = None if transfer is None else transfer._live()
         raw, written = ffi.new("eb_result *"), ffi.new("size_t *")
         status = lib.eb_pages_seal(
@@ -296,7 +300,7 @@ class Session(_Handle):
             source,
             len(source),
             target,
-            size,
+            len(target),
             written,
             raw,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -10,15 +11,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from pagegate.config import PeerConfig, PlatformName, load
-from pagegate.endorsements import EndorsementSettings, build_source
-from pagegate.endorsements.settings import KDS_URL
-from pagegate.errors import ConfigError
-from pagegate.evidence.appraisal import EvidenceAppraiser
-from pagegate.evidence.policy import load_policy
-from pagegate.evidence.snp.anchors import amd_anchors, simulated_anchor
-from pagegate.platforms.model import Platform
-from pagegate.platforms.simulated import SimulatedPlatform, SimulatedRoot, measurement_of
+from pagegate.config import PeerConfig, load
 from pagegate.telemetry import Telemetry, TelemetrySettings
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -64,60 +57,14 @@ def settle(kind: type[PeerConfig], options: dict[str, Any]) -> PeerConfig:
     return load(kind, {k: v for k, v in options.items() if v not in (None, ())}, file)
 
 
-def simulated_root(config: PeerConfig) -> SimulatedRoot:
-    """The simulated root both sides share; made on first use."""
-    return SimulatedRoot.open_or_create(config.simulated_root or config.state / "simulated")
-
-
-def build_platform(config: PeerConfig) -> Platform:
-    """Where this side's evidence is made. Raises PlatformError, ConfigError SIMULATED_NOT_ALLOWED."""
-    if config.platform is PlatformName.SIMULATED:
-        if not config.allow_simulated:
-            raise ConfigError(
-                "SIMULATED_NOT_ALLOWED",
-                "the simulated platform proves nothing and is refused. For a trial add --allow-simulated; "
-                "for real use choose a hardware platform ('pagegate doctor' says what this machine has)",
-            )
-        chip = simulated_root(config).chip(config.simulated_chip)
-        return SimulatedPlatform(chip, measurement=measurement_of(config.simulated_workload.encode()))
-    from pagegate.platforms.detect import open_platform  # noqa: PLC0415 - hardware only when asked for
-
-    return open_platform(config.platform.value)
-
-
-def build_appraiser(config: PeerConfig) -> EvidenceAppraiser:
-    """What this side believes. Raises PolicyError, ConfigError POLICY_MISSING."""
-    if config.policy is None:
-        raise ConfigError(
-            "POLICY_MISSING",
-            "no policy: say with --policy FILE whom to believe. 'pagegate policy schema' documents the file; "
-            "'pagegate demo' writes an example",
-        )
-    anchors = list(amd_anchors())
-    if config.allow_simulated:
-        root = simulated_root(config)
-        anchors.append(simulated_anchor("Milan", root.ark_der))
-    settings = EndorsementSettings(
-        directory=config.endorsements,
-        cache_path=config.state / "endorsements.sqlite",
-        offline=config.offline,
-        kds_url=config.kds_url or KDS_URL,
-    )
-    return EvidenceAppraiser(
-        load_policy(config.policy),
-        anchors=anchors,
-        endorsements=build_source(settings),
-        allow_simulated=config.allow_simulated,
-    )
-
-
 def build_telemetry(config: PeerConfig, service_name: str, *, prometheus_port: int | None = None) -> Telemetry:
-    """Telemetry of this process: OTLP when an endpoint is set."""
+    """Telemetry of this process: OTLP when an endpoint is set, else trace trees on a terminal's standard error."""
     return Telemetry.start(
         TelemetrySettings(
             service_name=service_name,
             otlp_endpoint=config.otlp_endpoint,
             sample_ratio=config.sample_ratio,
+            console_tree=config.otlp_endpoint is None and sys.stderr.isatty(),
             prometheus_port=prometheus_port,
         )
     )
@@ -129,11 +76,8 @@ def warn_simulated(what: str) -> None:
 
 
 __all__ = [
-    "build_appraiser",
-    "build_platform",
     "build_telemetry",
     "config_options",
     "settle",
-    "simulated_root",
     "warn_simulated",
 ]

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pagegate.cli import EXIT_FAILED
-from pagegate.cli._options import build_appraiser, warn_simulated
+from pagegate.cli._options import warn_simulated
+from pagegate.connect import build_appraiser
 from pagegate.demo.run import Report, run
 from pagegate.telemetry.tree import print_trace
 

@@ -9,7 +9,7 @@ import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
@@ -32,6 +32,7 @@ from pagegate.endorsements import (
 )
 from pagegate.endorsements.archive import export as export_parts
 from pagegate.endorsements.archive import import_files, read_files
+from pagegate.endorsements.cache import Stored
 from pagegate.endorsements.part import PRODUCTS, TCB_PARTS, PartKind, hwid_length, pack_tcb
 from pagegate.endorsements.settings import KDS_URL
 from pagegate.errors import ConfigError, EndorsementError
@@ -149,7 +150,7 @@ def fetch(
 
     Exit code 4 when a part is not to be had; the others are kept.
     """
-    parts = _parts_to_fetch(reports, product=product, kind=kind, chip_id=chip_id, tcb=tcb, leaf=not no_leaf)
+    plan = _plan(reports, product=product, kind=kind, chip_id=chip_id, tcb=tcb, leaf=not no_leaf)
     try:
         settings = EndorsementSettings(
             cache_path=cache_path,
@@ -164,17 +165,19 @@ def fetch(
             source = build_cached_source(settings, on_wait=_show_wait)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
-    results = []
+    parts = plan.ordered()
+    results = [_failed("leaf", error) for error in plan.impossible]
+    for result in results:
+        click.echo(_fetch_line(result), err=as_json)
     began = time.time()
     try:
         with _cache_errors():
             for number, (part, outcome) in enumerate(source.prewarm(parts), 1):
-                result: dict[str, object] = {"part": str(part), "key": part.key}
-                if isinstance(outcome, EndorsementError):
-                    result |= {"result": "failed", "reason": outcome.reason, "message": outcome.message}
-                else:
-                    how = "fetched" if outcome.fetched_at >= began else "cached"
-                    result |= {"result": how, "expires_at": _iso(outcome.expires_at), "source": outcome.source}
+                result = {"key": part.key} | (
+                    _failed(str(part), outcome)
+                    if isinstance(outcome, EndorsementError)
+                    else _had(outcome, fetched=outcome.fetched_at >= began)
+                )
                 results.append(result)
                 click.echo(f"[{number}/{len(parts)}] {_fetch_line(result)}", err=as_json)
     finally:
@@ -335,7 +338,31 @@ def export(directory: Path, cache_path: Path, as_json: bool) -> None:
         click.echo(f"{cache_path}: nothing cached")
 
 
-def _parts_to_fetch(
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What to fetch, chains and CRLs before leaves, and leaves that cannot exist, with the reason."""
+
+    parts: dict[Part, None] = field(default_factory=dict)
+    impossible: list[EndorsementError] = field(default_factory=list)
+
+    def add(self, request: EndorsementRequest, *, leaf: bool) -> None:
+        """Raises EndorsementError for a request that makes no sense."""
+        self.parts[chain_part(request.product, request.kind)] = None
+        self.parts[crl_part(request.product, request.kind)] = None
+        if leaf:
+            try:
+                self.parts[leaf_part(request)] = None
+            except EndorsementError as error:
+                if error.reason != "ENDORSEMENT_CHIP_MASKED":
+                    raise
+                self.impossible.append(error)
+
+    def ordered(self) -> list[Part]:
+        """Leaves last: a leaf is checked against its chain."""
+        return sorted(self.parts, key=lambda part: part.kind is PartKind.LEAF)
+
+
+def _plan(
     reports: tuple[Path, ...],
     *,
     product: str | None,
@@ -343,14 +370,17 @@ def _parts_to_fetch(
     chip_id: str | None,
     tcb: str | None,
     leaf: bool,
-) -> list[Part]:
+) -> _Plan:
     if reports and (chip_id or tcb or kind):
         raise click.UsageError("either REPORTS, or --chip-id, --tcb and --kind")
-    parts: dict[Part, None] = {}
+    plan = _Plan()
     if reports:
         for path in reports:
-            _add_parts(parts, _read_request(path, product), leaf)
-        return sorted(parts, key=lambda part: part.kind is PartKind.LEAF)
+            try:
+                plan.add(request_from_report(path.read_bytes(), product), leaf=leaf)
+            except (EndorsementError, OSError) as error:
+                _fail(EXIT_UNREADABLE, f"{path}: {error}")
+        return plan
     if product is None:
         raise click.UsageError("name a report file, or --product")
     if (chip_id is None) != (tcb is None):
@@ -358,26 +388,13 @@ def _parts_to_fetch(
     if chip_id is not None and tcb is not None:
         request = EndorsementRequest(product, KeyKind(kind or "vcek"), _chip_id(chip_id, product), _tcb(tcb, product))
         try:
-            _add_parts(parts, request, leaf)
+            plan.add(request, leaf=leaf)
         except EndorsementError as error:
             raise click.UsageError(error.message) from error
-        return sorted(parts, key=lambda part: part.kind is PartKind.LEAF)
-    kinds = [KeyKind(kind)] if kind else list(KeyKind)
-    return [make(product, k) for k in kinds for make in (chain_part, crl_part)]
-
-
-def _read_request(path: Path, product: str | None) -> EndorsementRequest:
-    try:
-        return request_from_report(path.read_bytes(), product)
-    except (EndorsementError, OSError) as error:
-        _fail(EXIT_UNREADABLE, f"{path}: {error}")
-
-
-def _add_parts(parts: dict[Part, None], request: EndorsementRequest, leaf: bool) -> None:
-    parts[chain_part(request.product, request.kind)] = None
-    parts[crl_part(request.product, request.kind)] = None
-    if leaf:
-        parts[leaf_part(request)] = None
+        return plan
+    for each in [KeyKind(kind)] if kind else list(KeyKind):
+        plan.parts.update({chain_part(product, each): None, crl_part(product, each): None})
+    return plan
 
 
 def _chip_id(text: str, product: str) -> bytes:
@@ -428,10 +445,19 @@ def _show_wait(part: Part, seconds: float, why: str) -> None:
     click.echo(f"      {part}: {seconds:.0f} s: {why}", err=True)
 
 
-def _fetch_line(result: dict[str, object]) -> str:
+def _failed(part: str, error: EndorsementError) -> dict[str, str]:
+    return {"part": part, "result": "failed", "reason": error.reason, "message": error.message}
+
+
+def _had(stored: Stored, *, fetched: bool) -> dict[str, str]:
+    how = "fetched" if fetched else "cached"
+    return {"part": str(stored.part), "result": how, "expires_at": _iso(stored.expires_at), "source": stored.source}
+
+
+def _fetch_line(result: dict[str, str]) -> str:
     if result["result"] == "failed":
         return f"failed   {result['part']}\n         {result['reason']}: {result['message']}"
-    return f"{result['result']:<8} {result['part']} (until {str(result['expires_at'])[:10]})"
+    return f"{result['result']:<8} {result['part']} (until {result['expires_at'][:10]})"
 
 
 def _row(part: PartStatus) -> tuple[str, ...]:

@@ -16,8 +16,6 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 import enclave_bridge as eb
 from pagegate.cli._options import (
-    build_appraiser,
-    build_platform,
     build_telemetry,
     config_options,
     settle,
@@ -25,6 +23,7 @@ from pagegate.cli._options import (
 )
 from pagegate.client import Client
 from pagegate.config import PeerConfig
+from pagegate.connect import build_appraiser, build_platform
 from pagegate.rpc.tls import ClientTls
 from pagegate.transfer.source import ProcessSource, Source, file_source, process_mappings, stream_source
 

@@ -5,21 +5,23 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+from functools import partial
 from typing import Any, cast
 
 import click
 
+from pagegate.audit import AuditLog
 from pagegate.cli._options import (
-    build_appraiser,
-    build_platform,
     build_telemetry,
     config_options,
     settle,
     warn_simulated,
 )
 from pagegate.config import ServeConfig
+from pagegate.connect import build_appraiser, build_platform
 from pagegate.errors import ConfigError, PagegateError
 from pagegate.handshake.model import Limits
+from pagegate.rpc.events import Observer, ServerEvent, ignore
 from pagegate.rpc.tls import ServerTls
 from pagegate.server import Server, ServerOptions
 
@@ -57,18 +59,22 @@ def command(**options: Any) -> None:
     config = cast(ServeConfig, settle(ServeConfig, options))
     if not config.region:
         raise ConfigError("REGION", "there is nothing to serve: give at least one --region, for example book=64MiB")
+    regions, limits = config.regions(), server_options(config)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     platform = build_platform(config)
     appraiser = build_appraiser(config)
     if platform.simulated or config.allow_simulated:
         warn_simulated("this server")
     telemetry = build_telemetry(config, "pagegate-server", prometheus_port=config.prometheus_port)
+    audit = _open_audit(config)
+    observer: Observer = ignore if audit is None else partial(_audit_event, audit)
     server = Server(
         platform=platform,
         appraiser=appraiser,
-        regions=config.regions(),
-        options=server_options(config),
+        regions=regions,
+        options=limits,
         telemetry=telemetry,
+        observer=observer,
     )
     stop = threading.Event()
     reload = threading.Event()
@@ -88,7 +94,20 @@ def command(**options: Any) -> None:
             reload.clear()
             _reload(server, config)
     server.stop(config.drain_seconds)
+    if audit is not None:
+        audit.close()
     telemetry.shutdown()
+
+
+def _open_audit(config: ServeConfig) -> AuditLog | None:
+    if not config.audit:
+        return None
+    config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return AuditLog.open(config.state / "audit.sqlite", signing_key_path=config.state / "audit.key")
+
+
+def _audit_event(audit: AuditLog, event: ServerEvent) -> None:
+    audit.append(event.kind, event.subject, event.details)
 
 
 def _reload(server: Server, config: ServeConfig) -> None:

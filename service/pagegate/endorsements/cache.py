@@ -39,6 +39,8 @@ _BUSY_TIMEOUT = 10.0
 _USE_GRANULARITY = 3600.0
 """Seconds; the time of last use is written at most this often, so that a read seldom writes."""
 
+_OPENING = 1 << 60
+"""Offset of the byte locked while the file is opened; those of parts are below 2^56."""
 _DAMAGED = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 
 _log = logging.getLogger(__name__)
@@ -83,7 +85,7 @@ class Cache:
         try:
             if path is not None:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._db = self._open_or_set_aside()
+            self._db = self._open_alone()
         except (OSError, sqlite3.Error) as error:
             raise _unusable(path, error) from error
 
@@ -204,18 +206,13 @@ class Cache:
         """
         if self.path is None:
             return -1
-        descriptor = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         offset = int.from_bytes(hashlib.sha256(part.key.encode()).digest()[:7], "big")
-        claim = struct.pack("@hhqqi", fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0)  # struct flock, one byte for this part
         try:
-            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, claim)
+            return _lock_byte(self.path, offset, fcntl.F_OFD_SETLK)
         except BlockingIOError:
-            os.close(descriptor)
             return None
         except OSError as error:
-            os.close(descriptor)
             raise _unusable(self.path, error) from error
-        return descriptor
 
     def unlock(self, handle: int) -> None:
         """Gives up a claim of `try_lock`."""
@@ -228,14 +225,26 @@ class Cache:
             try:
                 if write:
                     self._db.execute("BEGIN IMMEDIATE")
-                yield self._db
+                try:
+                    yield self._db
+                except BaseException:
+                    if write:
+                        self._db.execute("ROLLBACK")
+                    raise
                 if write:
                     self._db.execute("COMMIT")
             except sqlite3.Error as error:
                 raise _unusable(self.path, error) from error
-            finally:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
+
+    def _open_alone(self) -> sqlite3.Connection:
+        """One process at a time: SQLite does not wait for its turn to switch a file to WAL."""
+        if self.path is None:
+            return self._open_or_set_aside()
+        handle = _lock_byte(self.path, _OPENING, fcntl.F_OFD_SETLKW)
+        try:
+            return self._open_or_set_aside()
+        finally:
+            os.close(handle)
 
     def _open_or_set_aside(self) -> sqlite3.Connection:
         try:
@@ -276,6 +285,17 @@ class Cache:
             db.close()
             raise
         return db
+
+
+def _lock_byte(cache: Path, offset: int, command: int) -> int:
+    """Locks one byte of the lock file and returns the descriptor that holds the lock; closing it unlocks."""
+    descriptor = os.open(f"{cache}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.fcntl(descriptor, command, struct.pack("@hhqqi", fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _oversize(db: sqlite3.Connection, max_bytes: int, without: set[str]) -> list[Part]:

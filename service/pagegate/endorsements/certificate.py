@@ -79,7 +79,7 @@ def split_pem(data: bytes) -> list[tuple[str, bytes]]:
 def _certificate(data: bytes) -> Certificate:
     tbs, _algorithm, signature = _exactly(der.read_whole(data).expect(der.SEQUENCE), 3)
     fields = tbs.expect(der.SEQUENCE).children()
-    if len(fields) < 8 or fields[0].raw != b"\xa0\x03\x02\x01\x02":
+    if len(fields) < 7 or fields[0].raw != b"\xa0\x03\x02\x01\x02":
         raise der.DerError("not a version 3 certificate")
     fields[1].expect(der.INTEGER)
     issuer, validity, subject, spki = (f.expect(der.SEQUENCE) for f in fields[3:7])

@@ -137,7 +137,7 @@ def check_crl_link(crl: Content, chain: Content) -> None:
 def check_signed_by(certificate: Certificate, issuer: Certificate) -> None:
     """`issuer` signed `certificate`: RSA-PSS, SHA-384, salt of 48 bytes (57230, certificate format)."""
     if certificate.issuer_der != issuer.subject_der:
-        raise invalid(f"{certificate.subject!r} is issued by {certificate.issuer!r}, not {issuer.subject!r}")
+        raise invalid(f"{certificate.subject!r}: its issuer {certificate.issuer!r} is not this {issuer.subject!r}")
     try:
         _rsa_key(issuer).verify(certificate.signature, certificate.tbs, _pss(), hashes.SHA384())
     except InvalidSignature:

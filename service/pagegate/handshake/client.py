@@ -157,6 +157,8 @@ class ClientHandshake:
                 raise wire.malformed(f"the server granted region {grant.name!r} otherwise than asked")
             if grant.base_gpa % eb.PAGE_SIZE or not 1 <= grant.pages <= 1 << 28:
                 raise wire.malformed(f"region {grant.name!r} is not whole pages")
+            if grant.base_gpa + grant.pages * eb.PAGE_SIZE > 1 << 64:
+                raise wire.malformed(f"region {grant.name!r} ends past the last address")
             regions[grant.name] = GrantedRegion(grant.name, grant.region, grant.base_gpa, grant.pages, mode)
         if missing := sorted(self._wanted.keys() - regions.keys()):
             raise wire.malformed(f"the server did not grant {', '.join(missing)}")

@@ -262,12 +262,12 @@ _KERNEL_REFUSALS = {
     ),
     errno.ENOTTY: (
         "SEV_GUEST_KEY_DISABLED",
-        "it has no message key (VMPCK) for the firmware, or gave it up after an error: see its log, then start the "
-        "guest again",
+        "this is no sev-guest device, or the kernel gave up its message key (VMPCK) after an error: see its log, "
+        "then start the guest again",
     ),
     errno.EINVAL: (
         "SEV_GUEST_IOCTL_FAILED",
-        "if only with certificates, the host has more of them than this kernel takes: attest without (certificates off)",
+        "if only with certificates, the host has more than this kernel takes: attest without them (certificates off)",
     ),
 }
 

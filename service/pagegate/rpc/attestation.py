@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -50,7 +51,6 @@ class AttestationServicer(pb_grpc.AttestationServicer):
     ) -> Iterator[pb.AttestResponse]:
         peer = context.peer()
         started = time.monotonic()
-        timer = threading.Timer(self._timeout_s, context.cancel)
         parent = self._telemetry.extract(context.invocation_metadata())
         try:
             with self._telemetry.span(
@@ -62,10 +62,8 @@ class AttestationServicer(pb_grpc.AttestationServicer):
                 try:
                     self._claim_slot()
                     try:
-                        timer.start()
-                        yield from self._handshake(request_iterator, peer)
+                        yield from self._handshake(_Steps(request_iterator, self._timeout_s), peer)
                     finally:
-                        timer.cancel()
                         self._slots.release()
                     self._telemetry.record(
                         "pagegate.handshake.duration",
@@ -89,23 +87,24 @@ class AttestationServicer(pb_grpc.AttestationServicer):
                 retry_after=0.2,
             )
 
-    def _handshake(self, requests: Iterator[pb.AttestRequest], peer: str) -> Iterator[pb.AttestResponse]:
+    def _handshake(self, steps: _Steps, peer: str) -> Iterator[pb.AttestResponse]:
         handshake = self._new_handshake()
         try:
-            hello = _step(requests, "client_hello").client_hello
+            hello = steps.next("client_hello").client_hello
             with self._telemetry.span("pagegate.server.evidence"):
                 answer = handshake.answer(hello)
             yield pb.AttestResponse(
                 server_evidence=pb.ServerEvidence(server_hello=answer.server_hello, evidence=answer.evidence)
             )
-            proof = _step(requests, "client_evidence").client_evidence
+            proof = steps.next("client_evidence").client_evidence
             with self._telemetry.span("pagegate.server.appraise") as span:
                 grant, established = handshake.confirm(proof.evidence, proof.client_finished)
                 span.set(
                     {"pagegate.identity": established.peer.identity or "", "pagegate.simulated": established.simulated}
                 )
-            self._sessions.add(established, peer)
+            # The log first: a grant that cannot be recorded is not given.
             self._accepted(peer, established)
+            self._sessions.add(established, peer)
             yield pb.AttestResponse(
                 server_finished=pb.ServerFinished(parameters=grant.parameters, server_finished=grant.finished)
             )
@@ -152,16 +151,42 @@ def _checks(error: PagegateError) -> dict[str, Sequence[str]]:
     return {"pagegate.failures": checks.split(",")} if checks else {}
 
 
-def _step(requests: Iterator[pb.AttestRequest], name: str) -> pb.AttestRequest:
-    try:
-        request = next(requests, None)
-    except Exception as error:
-        # gRPC raises a bare Exception into the iterator when the call ends or is cancelled by the timer.
-        raise HandshakeError(
-            "HANDSHAKE_TRUNCATED", f"the client went away, or took longer than allowed, before its {name}"
-        ) from error
-    if request is None:
-        raise HandshakeError("HANDSHAKE_TRUNCATED", f"the client ended the stream before its {name}")
-    if request.WhichOneof("step") != name:
-        raise HandshakeError("OUT_OF_ORDER", f"expected {name}, the client sent {request.WhichOneof('step')}")
-    return request
+class _Steps:
+    """The client's two messages, read in a thread of their own: gRPC's iterator blocks without a limit in time."""
+
+    _COUNT = 2
+
+    def __init__(self, requests: Iterator[pb.AttestRequest], timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._deadline = time.monotonic() + timeout_s
+        self._arrived: queue.SimpleQueue[pb.AttestRequest | Exception | None] = queue.SimpleQueue()
+        # Ends with the call at the latest: gRPC then raises into the iterator.
+        threading.Thread(target=self._read, args=(requests,), name="pagegate-attest", daemon=True).start()
+
+    def _read(self, requests: Iterator[pb.AttestRequest]) -> None:
+        for _ in range(self._COUNT):
+            try:
+                request = next(requests, None)
+            except Exception as error:
+                # A bare Exception is what gRPC raises when the call ends or is cancelled.
+                self._arrived.put(error)
+                return
+            self._arrived.put(request)
+            if request is None:
+                return
+
+    def next(self, name: str) -> pb.AttestRequest:
+        """The next message. Raises HandshakeError HANDSHAKE_TIMEOUT, HANDSHAKE_TRUNCATED or OUT_OF_ORDER."""
+        try:
+            request = self._arrived.get(timeout=max(0.0, self._deadline - time.monotonic()))
+        except queue.Empty:
+            raise HandshakeError(
+                "HANDSHAKE_TIMEOUT", f"no {name} within the {self._timeout_s:g} s a handshake may take; start again"
+            ) from None
+        if isinstance(request, Exception):
+            raise HandshakeError("HANDSHAKE_TRUNCATED", f"the client went away before its {name}") from request
+        if request is None:
+            raise HandshakeError("HANDSHAKE_TRUNCATED", f"the client ended the stream before its {name}")
+        if request.WhichOneof("step") != name:
+            raise HandshakeError("OUT_OF_ORDER", f"expected {name}, the client sent {request.WhichOneof('step')}")
+        return request

@@ -7,6 +7,7 @@ from typing import NoReturn
 import grpc
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
@@ -76,6 +77,7 @@ _REASON_OF_CODE = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: "OVERLOADED",
     grpc.StatusCode.CANCELLED: "CANCELLED",
 }
+_MAX_RETRY_AFTER_S = 60.0
 # These concern this side only; a peer learns no more than that they happened.
 _INTERNAL = (BridgeError, PlatformError, EndorsementError, EvidenceError)
 
@@ -117,9 +119,8 @@ def abort(context: grpc.ServicerContext, error: PagegateError) -> NoReturn:
     raise AssertionError("abort_with_status returned")
 
 
-def from_rpc_error(error: grpc.RpcError, kind: type[PagegateError] = TransferError) -> PagegateError:
-    """The typed error behind a failed call, as the peer named it."""
-    assert isinstance(error, grpc.Call)
+def _details(error: grpc.Call) -> tuple[str, dict[str, str], float | None]:
+    """Reason, metadata and seconds to wait, as far as the peer says. Raises ValueError, DecodeError."""
     reason, metadata, retry_after = "", {}, None
     status = rpc_status.from_call(error)
     for detail in status.details if status else ():
@@ -129,7 +130,19 @@ def from_rpc_error(error: grpc.RpcError, kind: type[PagegateError] = TransferErr
                 reason, metadata = info.reason, dict(info.metadata)
         elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
             delay = error_details_pb2.RetryInfo.FromString(detail.value).retry_delay
-            retry_after = delay.seconds + delay.nanos / 1e9
+            # The peer may say anything; callers sleep for this long.
+            retry_after = min(max(0.0, delay.seconds + delay.nanos / 1e9), _MAX_RETRY_AFTER_S)
+    return reason, metadata, retry_after
+
+
+def from_rpc_error(error: grpc.RpcError, kind: type[PagegateError] = TransferError) -> PagegateError:
+    """The typed error behind a failed call, as the peer named it."""
+    assert isinstance(error, grpc.Call)
+    try:
+        reason, metadata, retry_after = _details(error)
+    except (ValueError, DecodeError):
+        # A status that contradicts the call's own, or garbage: what is left is the code.
+        reason, metadata, retry_after = "", {}, None
     code = error.code()
     message = error.details() or code.name
     if not reason:

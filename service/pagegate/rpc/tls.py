@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pagegate.errors import ConfigError
@@ -69,14 +70,28 @@ class ClientTls:
         """Raises ConfigError TLS_CERTIFICATE, also for a certificate that is not self-signed."""
         pem = _read(path)
         spki_digest(pem)
-        certificate = x509.load_pem_x509_certificates(pem)[0]
-        if certificate.issuer != certificate.subject:
+        certificate, *others = x509.load_pem_x509_certificates(pem)
+        if others:
+            raise ConfigError(
+                "TLS_CERTIFICATE",
+                f"{path} holds {1 + len(others)} certificates: TLS would accept each of them, and the handshake is "
+                "bound to one. Pin the server's own self-signed certificate alone.",
+            )
+        try:
+            certificate.verify_directly_issued_by(certificate)
+        except (ValueError, TypeError, InvalidSignature):
             raise ConfigError(
                 "TLS_CERTIFICATE",
                 f"{path} is not self-signed: with a CA any of its certificates would do, and the handshake could not "
                 "be bound to one. Pin the server's own self-signed certificate.",
-            )
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            ) from None
+        try:
+            names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        except x509.ExtensionNotFound:
+            raise ConfigError(
+                "TLS_CERTIFICATE",
+                f"{path} has no subjectAltName, without which TLS accepts no name; make it with one",
+            ) from None
         name = next(iter(names.get_values_for_type(x509.DNSName)), "")
         return cls(pem, name)
 

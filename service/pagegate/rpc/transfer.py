@@ -27,6 +27,8 @@ from pagegate.v1 import transfer_pb2 as pb
 _log = logging.getLogger(__name__)
 SERVICE = "pagegate.v1.PageTransfer"
 _ACK_EVERY = 4
+# Where a record names its region (docs/protocol.md, page record); the bridge checks it again.
+_REGION_FIELD = slice(32, 36)
 _Requests = Iterator["pb.TransferPagesRequest | Batch"]
 
 
@@ -58,7 +60,7 @@ class PageTransferServicer:
             record = request.record
             if len(record) != eb.RECORD_SIZE:
                 raise TransferError("LENGTH", f"a page record is {eb.RECORD_SIZE} bytes; {len(record)} came")
-            region = self._region(live, eb.parse_header(record).region, AccessMode.WRITE)
+            region = self._region(live, int.from_bytes(record[_REGION_FIELD], "little"), AccessMode.WRITE)
             session = live.established.session
             with transfer_faults():
                 result, generation = region.write_page(self._bridge, session, record)

@@ -1,7 +1,5 @@
 """Telemetry that does nothing, so that callers never ask whether telemetry is on."""
 
-
-
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from functools import partial
 from typing import Final, cast
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
-from opentelemetry.trace import SpanContext, StatusCode, TraceFlags
+from opentelemetry.trace import SpanContext, SpanKind, StatusCode, TraceFlags
 
 from pagegate.telemetry import semconv
 from pagegate.telemetry.api import Value
@@ -50,7 +51,13 @@ class RecorderProcessor(SpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         """Called by the SDK when a span has ended."""
-        self._recorder.add(to_record(span))
+        detail = (
+            span.kind is SpanKind.INTERNAL
+            and span.parent is not None
+            and span.status.status_code is not StatusCode.ERROR
+        )
+        trace_id = cast(SpanContext, span.context).trace_id
+        self._recorder.add_later(f"{trace_id:032x}", partial(to_record, span), detail=detail)
 
 
 class RefusalKeeper(SpanProcessor):

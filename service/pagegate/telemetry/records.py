@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -158,13 +158,41 @@ class TraceSource(Protocol):
 
 
 @dataclass(slots=True)
+class _Entry:
+    """One span, made into a record only when somebody looks: most spans are forgotten unseen."""
+
+    make: Callable[[], SpanRecord] | None
+    detail: bool
+    record: SpanRecord | None = None
+
+    def get(self) -> SpanRecord:
+        if self.record is None:
+            assert self.make is not None
+            self.record, self.make = self.make(), None
+        return self.record
+
+
+@dataclass(slots=True)
 class _Kept:
-    spans: list[SpanRecord] = field(default_factory=list)
+    entries: list[_Entry] = field(default_factory=list)
     dropped: int = 0
+
+    def trace(self, trace_id: str) -> TraceRecord:
+        return TraceRecord(trace_id, tuple(entry.get() for entry in self.entries), self.dropped)
+
+    def make_room(self) -> None:
+        """The newest detail goes; without any, the oldest span."""
+        newest_first = range(len(self.entries) - 1, -1, -1)
+        del self.entries[next((i for i in newest_first if self.entries[i].detail), 0)]
+        self.dropped += 1
 
 
 class TraceRecorder:
-    """Remembers the spans of the most recent traces. Bounded in traces and in spans a trace; thread-safe."""
+    """Remembers the spans of the most recent traces. Bounded in traces and in spans a trace; thread-safe.
+
+    In a trace that is too long, details (hops inside a process that went well) are forgotten before
+    failures and entry points.
+    """
 
     def __init__(self, max_traces: int = 64, max_spans: int = 512) -> None:
         if max_traces < 1 or max_spans < 1:
@@ -176,40 +204,37 @@ class TraceRecorder:
 
     def add(self, span: SpanRecord) -> None:
         """Remembers one span; the trace longest without a new span is forgotten when there are too many."""
+        detail = not span.error and span.parent_id is not None and span.kind == "internal"
+        self._add(span.trace_id, _Entry(None, detail, span))
+
+    def add_later(self, trace_id: str, make: Callable[[], SpanRecord], *, detail: bool) -> None:
+        """Remembers one span that `make` turns into a record when it is looked at."""
+        self._add(trace_id, _Entry(make, detail))
+
+    def _add(self, trace_id: str, entry: _Entry) -> None:
         with self._lock:
-            kept = self._kept.setdefault(span.trace_id, _Kept())
-            self._kept.move_to_end(span.trace_id)
-            if len(kept.spans) < self._max_spans or not _is_detail(span):
-                kept.spans.append(span)
-                if len(kept.spans) > self._max_spans:
-                    _forget_detail(kept)
+            kept = self._kept.get(trace_id)
+            if kept is None:
+                kept = self._kept[trace_id] = _Kept()
+                if len(self._kept) > self._max_traces:
+                    self._kept.popitem(last=False)
             else:
+                self._kept.move_to_end(trace_id)
+            if len(kept.entries) < self._max_spans:
+                kept.entries.append(entry)
+            elif entry.detail:
                 kept.dropped += 1
-            while len(self._kept) > self._max_traces:
-                self._kept.popitem(last=False)
+            else:
+                kept.make_room()
+                kept.entries.append(entry)
 
     def traces(self) -> tuple[TraceRecord, ...]:
         """Newest first."""
         with self._lock:
-            return tuple(
-                TraceRecord(trace_id, tuple(kept.spans), kept.dropped)
-                for trace_id, kept in reversed(self._kept.items())
-            )
+            return tuple(kept.trace(trace_id) for trace_id, kept in reversed(self._kept.items()))
 
     def trace(self, trace_id: str) -> TraceRecord | None:
         """One trace by its 32 hex digits; None when it is not, or no longer, known."""
         with self._lock:
             kept = self._kept.get(trace_id)
-            return None if kept is None else TraceRecord(trace_id, tuple(kept.spans), kept.dropped)
-
-
-def _is_detail(span: SpanRecord) -> bool:
-    """False for what a reader of a long trace needs most: its failures and its entry points."""
-    return not span.error and span.parent_id is not None and span.kind == "internal"
-
-
-def _forget_detail(kept: _Kept) -> None:
-    """Makes room: the newest detail goes; without any, the oldest span."""
-    index = next((i for i in range(len(kept.spans) - 1, -1, -1) if _is_detail(kept.spans[i])), 0)
-    del kept.spans[index]
-    kept.dropped += 1
+            return None if kept is None else kept.trace(trace_id)

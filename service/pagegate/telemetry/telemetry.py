@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import sys
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from contextvars import Token
 from dataclasses import dataclass
 from time import time_ns
+from types import TracebackType
 from typing import Final
 
 from opentelemetry import context as otel_context
@@ -142,7 +144,6 @@ class Telemetry:
         """The port /metrics is served on; None when it is not."""
         return None if self._scrape is None else self._scrape.port
 
-    @contextmanager
     def span(
         self,
         name: str,
@@ -151,7 +152,7 @@ class Telemetry:
         kind: SpanKind = "internal",
         parent: TraceContext | None = None,
         links: Sequence[TraceContext] = (),
-    ) -> Iterator[Span]:
+    ) -> AbstractContextManager[Span]:
         """See Tracing.span. An exception that leaves the block marks the hop as failed: by reason and
         message if it is one of pagegate's, else by its class alone, for a message may quote data."""
         self._guard.span(name)
@@ -162,21 +163,7 @@ class Telemetry:
             attributes=self._guard.attributes(attributes),
             links=[otel.Link(_span_context(link)) for link in links[:MAX_ITEMS]],
         )
-        handle = _LiveSpan(started, self._guard)
-        token = otel_context.attach(otel.set_span_in_context(started))
-        try:
-            yield handle
-        except PagegateError as error:
-            handle.error(error.reason, error.message)
-            raise
-        except GeneratorExit:
-            raise
-        except BaseException as error:
-            handle.error(type(error).__name__)
-            raise
-        finally:
-            otel_context.detach(token)
-            started.end()
+        return _LiveSpan(started, self._guard)
 
     def timed_span(
         self,
@@ -252,13 +239,29 @@ class Telemetry:
 
 
 class _LiveSpan:
-    """Span of the SDK behind our Span."""
+    """Span of the SDK behind our Span; its own context manager, which makes it the current one."""
 
-    __slots__ = ("_guard", "_span")
+    __slots__ = ("_guard", "_span", "_token")
 
     def __init__(self, span: otel.Span, guard: Guard) -> None:
         self._span = span
         self._guard = guard
+        self._token: Token[Context] | None = None
+
+    def __enter__(self) -> _LiveSpan:
+        self._token = otel_context.attach(otel.set_span_in_context(self._span))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._token is not None:
+            otel_context.detach(self._token)
+        if isinstance(error, PagegateError):
+            self.error(error.reason, error.message)
+        elif error is not None and not isinstance(error, GeneratorExit):
+            self.error(type(error).__name__)
+        self._span.end()
 
     @property
     def context(self) -> TraceContext:

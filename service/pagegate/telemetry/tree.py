@@ -15,7 +15,10 @@ from rich.text import Text
 from pagegate.telemetry.processors import to_record
 from pagegate.telemetry.records import SpanNode, SpanRecord, TraceRecord
 
-BAR_CELLS = 24
+BAR_CELLS = 20
+TIME_CELLS = 7
+GUIDES_WIDE = 60
+"""A peer chooses how deep its trace is: deeper hops are drawn at this depth."""
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _MAX_WAITING_TRACES = 64
 _MAX_SPANS = 512
@@ -24,15 +27,15 @@ _FOLD_ABOVE = 3
 
 def trace_table(trace: TraceRecord) -> Table:
     """The trace as a rich table: hop, who, time, bar on the trace's time line."""
-    table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold", expand=True)
     table.add_column("hop", no_wrap=True, overflow="ellipsis", ratio=1)
-    table.add_column("process", style="dim", no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    table.add_column("process", style="dim", no_wrap=True, min_width=max(7, *map(len, trace.services), 0))
+    table.add_column("time", justify="right", no_wrap=True, min_width=TIME_CELLS)
+    table.add_column("", no_wrap=True, min_width=BAR_CELLS)
     for guide, span in _lines(trace.roots()):
         label = Text(guide, style="dim") + Text(span.name, style="red" if span.error else "")
-        for reason in span.refusals:
-            label.append(f"  refused {reason}", style="bold red")
+        if span.error:
+            label.append(f" ✗ {span.attributes.get('error.type', 'error')}", style="bold red")
         table.add_row(label, span.service, human_time(span.duration_ns), _bar(trace, span))
     if trace.dropped:
         table.add_row(Text(f"… and {trace.dropped} more spans, not kept", style="dim"), "", "", "")
@@ -93,8 +96,8 @@ def trace_json(trace: TraceRecord) -> dict[str, object]:
 
 def human_time(nanoseconds: int) -> str:
     """Three digits and a unit."""
-    for limit, unit, size in ((1e3, "ns", 1.0), (1e6, "µs", 1e3), (1e9, "ms", 1e6)):
-        if nanoseconds < limit:
+    for unit, size in (("ns", 1.0), ("µs", 1e3), ("ms", 1e6)):
+        if nanoseconds / size < 999.5:
             return f"{nanoseconds / size:.3g} {unit}"
     return f"{nanoseconds / 1e9:.2f} s"
 
@@ -132,8 +135,9 @@ def _lines(roots: tuple[SpanNode, ...]) -> list[tuple[str, SpanRecord]]:
         children = _fold(node.children)
         last = len(children) - 1
         for index in range(last, -1, -1):
+            deeper = below if len(below) < GUIDES_WIDE else below[:-3]
             fork, rest = ("└─ ", "   ") if index == last else ("├─ ", "│  ")
-            pending.append((children[index], below + fork, below + rest))
+            pending.append((children[index], deeper + fork, deeper + rest))
     return lines
 
 
@@ -146,7 +150,7 @@ def _fold(children: tuple[SpanNode, ...]) -> tuple[SpanNode, ...]:
     folded: list[SpanNode] = []
     for child in children:
         group = groups.get((child.span.name, child.span.service), [])
-        if len(group) <= _FOLD_ABOVE or child not in group:
+        if len(group) <= _FOLD_ABOVE or child.children or child.span.error:
             folded.append(child)
         elif child is group[0]:
             busy = sum(one.span.duration_ns for one in group)

@@ -1,0 +1,74 @@
+"""From a configuration to a connected client: builds the platform and the appraiser that `PeerConfig` describes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pagegate.client import Client
+from pagegate.config import PeerConfig, PlatformName
+from pagegate.endorsements import EndorsementSettings, build_source
+from pagegate.endorsements.settings import KDS_URL
+from pagegate.errors import ConfigError
+from pagegate.evidence.appraisal import EvidenceAppraiser
+from pagegate.evidence.model import AccessMode
+from pagegate.evidence.policy import load_policy
+from pagegate.evidence.snp.anchors import amd_anchors, simulated_anchor
+from pagegate.platforms.model import Platform
+from pagegate.platforms.simulated import SimulatedPlatform, SimulatedRoot, measurement_of
+
+
+def connect(target: str, config: PeerConfig, regions: Mapping[str, AccessMode | str]) -> Client:
+    """A client of the server at `target` ("host:port") with the identity and the beliefs of `config`.
+
+    `regions` is what to ask for: region name to "read", "write" or "read-write". The handshake runs on first
+    use. Raises ConfigError, PlatformError, PolicyError.
+    """
+    return Client(target, platform=build_platform(config), appraiser=build_appraiser(config), regions=regions)
+
+
+def simulated_root(config: PeerConfig) -> SimulatedRoot:
+    """The simulated root both sides share; made on first use."""
+    return SimulatedRoot.open_or_create(config.simulated_root or config.state / "simulated")
+
+
+def build_platform(config: PeerConfig) -> Platform:
+    """Where this side's evidence is made. Raises PlatformError, ConfigError SIMULATED_NOT_ALLOWED."""
+    if config.platform is PlatformName.SIMULATED:
+        if not config.allow_simulated:
+            raise ConfigError(
+                "SIMULATED_NOT_ALLOWED",
+                "the simulated platform proves nothing and is refused. For a trial add --allow-simulated; "
+                "for real use choose a hardware platform ('pagegate doctor' says what this machine has)",
+            )
+        chip = simulated_root(config).chip(config.simulated_chip)
+        return SimulatedPlatform(chip, measurement=measurement_of(config.simulated_workload.encode()))
+    from pagegate.platforms.detect import open_platform  # noqa: PLC0415 - hardware only when asked for
+
+    return open_platform(config.platform.value)
+
+
+def build_appraiser(config: PeerConfig) -> EvidenceAppraiser:
+    """What this side believes. Raises PolicyError, ConfigError POLICY_MISSING."""
+    if config.policy is None:
+        raise ConfigError(
+            "POLICY_MISSING",
+            "no policy: say with --policy FILE whom to believe. 'pagegate policy schema' documents the file; "
+            "'pagegate demo' writes an example",
+        )
+    anchors = list(amd_anchors())
+    if config.allow_simulated:
+        root = simulated_root(config)
+        anchors.append(simulated_anchor("Milan", root.ark_der))
+    settings = EndorsementSettings(
+        directory=config.endorsements,
+        cache_path=config.state / "endorsements.sqlite",
+        # A simulated chip has nothing at AMD: asking would only wait.
+        offline=config.offline or config.platform is PlatformName.SIMULATED,
+        kds_url=config.kds_url or KDS_URL,
+    )
+    return EvidenceAppraiser(
+        load_policy(config.policy),
+        anchors=anchors,
+        endorsements=build_source(settings),
+        allow_simulated=config.allow_simulated,
+    )

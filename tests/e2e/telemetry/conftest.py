@@ -1,0 +1,132 @@
+"""A real OpenTelemetry Collector, built from its own Go modules (collector/, versions locked by go.sum)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SOURCE = Path(__file__).parent / "collector"
+
+
+@dataclass(frozen=True)
+class Collector:
+    """Where to send, and what has been received."""
+
+    grpc: str
+    http: str
+    file: Path
+
+    def wait_for_spans(self, trace_id: str, count: int) -> list[dict[str, Any]]:
+        """Waits until so many spans of a trace are here; returns what is here in the end."""
+        deadline = time.monotonic() + 30
+        while len(self.spans(trace_id)) < count and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return self.spans(trace_id)
+
+    def spans(self, trace_id: str) -> list[dict[str, Any]]:
+        """The spans of a trace as the Collector wrote them, each with its service's name."""
+        return [
+            {**span, "service": attribute(group["resource"]["attributes"], "service.name")}
+            for line in self._lines()
+            for group in line.get("resourceSpans", [])
+            for scope in group["scopeSpans"]
+            for span in scope["spans"]
+            if span["traceId"] == trace_id
+        ]
+
+    def metrics(self) -> set[str]:
+        """Names of the metrics that came."""
+        return {
+            metric["name"]
+            for line in self._lines()
+            for group in line.get("resourceMetrics", [])
+            for scope in group["scopeMetrics"]
+            for metric in scope["metrics"]
+        }
+
+    def _lines(self) -> list[dict[str, Any]]:
+        text = self.file.read_text(encoding="utf-8") if self.file.exists() else ""
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def attribute(attributes: list[dict[str, Any]], key: str) -> Any:
+    """The value of one attribute in OTLP's JSON; None when absent."""
+    return next((next(iter(item["value"].values())) for item in attributes if item["key"] == key), None)
+
+
+@pytest.fixture(scope="session")
+def collector_binary() -> Path:
+    go = shutil.which("go")
+    if go is None:
+        message = "no Go toolchain of 1.25 or later: the real OpenTelemetry Collector cannot be built"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pagegate"
+    cache.mkdir(parents=True, exist_ok=True)
+    binary = cache / "test-collector"
+    subprocess.run(
+        [go, "build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", str(binary), "."],
+        cwd=SOURCE,
+        check=True,
+    )
+    return binary
+
+
+@pytest.fixture
+def collector(collector_binary: Path, tmp_path: Path) -> Iterator[Collector]:
+    grpc, http = free_port(), free_port()
+    out = tmp_path / "received.jsonl"
+    config = {
+        "receivers": {
+            "otlp": {
+                "protocols": {"grpc": {"endpoint": f"127.0.0.1:{grpc}"}, "http": {"endpoint": f"127.0.0.1:{http}"}}
+            }
+        },
+        "exporters": {"file": {"path": str(out), "flush_interval": "100ms"}},
+        "service": {
+            "telemetry": {"metrics": {"level": "none"}},
+            "pipelines": {kind: {"receivers": ["otlp"], "exporters": ["file"]} for kind in ("traces", "metrics")},
+        },
+    }
+    log = (tmp_path / "collector.log").open("wb")
+    with (
+        log,
+        subprocess.Popen([collector_binary, f"--config=yaml:{json.dumps(config)}"], stdout=log, stderr=log) as process,
+    ):
+        try:
+            for port in (grpc, http):
+                wait_until_open(port, process, tmp_path / "collector.log")
+            yield Collector(f"http://127.0.0.1:{grpc}", f"http://127.0.0.1:{http}", out)
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until_open(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    pytest.fail(f"the Collector does not listen: {log.read_text()}")

@@ -1,0 +1,359 @@
+"""The binding: buffers, handles, errors, fork and threads."""
+
+from __future__ import annotations
+
+import array
+import gc
+import mmap
+import os
+import pickle
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from tests.unit.enclave_bridge.pairs import (
+    BASE_GPA,
+    REGION,
+    SESSION_ID,
+    TRANSFER_ID,
+    Pair,
+    connect,
+    pages,
+    usable_kernels,
+)
+
+import enclave_bridge
+from enclave_bridge import (
+    PAGE_SIZE,
+    RECORD_SIZE,
+    Bridge,
+    BridgeStatusError,
+    MacPurpose,
+    Role,
+    Suite,
+    all_statuses,
+    parse_header,
+)
+
+
+@pytest.fixture
+def pair() -> Pair:
+    return connect()
+
+
+def reason(excinfo: pytest.ExceptionInfo[BridgeStatusError]) -> str:
+    return excinfo.value.reason
+
+
+def test_statuses_when_listed_are_those_of_the_table() -> None:
+    table = Path(__file__).parents[3] / "enclave_bridge/include/eb_status.def"
+    rows = re.findall(r'^X\((\w+), (\d+), "(.*)"\)$', table.read_text(), re.MULTILINE)
+    assert [(info.name, str(info.status), info.text) for info in all_statuses()] == rows
+
+
+def test_error_when_raised_carries_the_table_s_words() -> None:
+    error = BridgeStatusError(22)
+    assert (error.status, error.name, error.reason) == (22, "EB_ERR_REPLAYED", "REPLAYED")
+    assert str(error) == "EB_ERR_REPLAYED: the record was received before, or is too old to tell"
+    assert pickle.loads(pickle.dumps(error)).reason == "REPLAYED"
+    assert BridgeStatusError(999).reason == "UNKNOWN"
+
+
+def test_info_when_asked_says_what_holds_the_secrets() -> None:
+    info = Bridge(max_sessions=1, max_handshakes=1).info
+    assert info.memory in {"memfd_secret", "mlock"}
+    assert info.libcrypto.startswith("OpenSSL ")
+    assert (info.sessions_live, info.handshakes_live) == (0, 0)
+    assert info.secret_bytes % mmap.PAGESIZE == 0
+    assert info.gcm_kernel == usable_kernels()[0]
+
+
+def test_kernel_when_named_is_the_one_used() -> None:
+    for name in usable_kernels():
+        assert Bridge(max_sessions=1, max_handshakes=1, gcm_kernel=name).info.gcm_kernel == name
+
+
+def test_kernel_when_unknown_is_refused() -> None:
+    with pytest.raises(BridgeStatusError) as excinfo:
+        Bridge(max_sessions=1, max_handshakes=1, gcm_kernel="fastest")
+    assert reason(excinfo) == "ARGUMENT"
+
+
+def test_random_when_asked_gives_that_many_bytes() -> None:
+    bridge = Bridge(max_sessions=1, max_handshakes=1)
+    assert len(bridge.random(33)) == 33
+    assert bridge.random(32) != bridge.random(32)
+    assert bridge.random(0) == b""
+    with pytest.raises(BridgeStatusError) as excinfo:
+        bridge.random(-1)
+    assert reason(excinfo) == "LENGTH"
+
+
+@pytest.mark.parametrize("suite", list(Suite))
+def test_pages_when_sealed_and_opened_arrive(suite: Suite) -> None:
+    pair = connect(suite)
+    sent, received = pair.transfers(40)
+    target = bytearray(40 * PAGE_SIZE)
+    received.target_memory(target)
+    records, sealed = pair.client.seal(sent, region=REGION, first_gpa=BASE_GPA, plain=pages(40))
+    assert isinstance(records, bytes)
+    assert len(records) == 40 * RECORD_SIZE
+    opened = pair.server.open(received, records)
+    assert target == pages(40)
+    assert (sealed.pages, sealed.bad_index, sealed.epoch, sealed.sequence) == (40, None, 0, 39)
+    assert (opened.pages, opened.bad_index, opened.epoch, opened.sequence) == (40, None, 0, 39)
+    assert sealed.nanoseconds > 0
+    assert opened.nanoseconds > 0
+    assert sent.pages == received.pages == 40
+    pair.server.check_commit_mac(received, pair.client.commit_mac(sent))
+
+
+def shared(data: bytes) -> mmap.mmap:
+    memory = mmap.mmap(-1, len(data))
+    memory.write(data)
+    return memory
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        bytes,
+        bytearray,
+        memoryview,
+        shared,
+        lambda data: array.array("Q", data),
+        lambda data: memoryview(bytearray(data)).cast("B", (len(data) // 64, 64)),
+        lambda data: memoryview(b"x" + data)[1:],
+    ],
+    ids=["bytes", "bytearray", "memoryview", "mmap", "array", "matrix", "slice"],
+)
+def test_seal_when_given_any_buffer_reads_it(pair: Pair, make) -> None:  # type: ignore[no-untyped-def]
+    _, received = pair.transfers(2)
+    target = mmap.mmap(-1, 2 * PAGE_SIZE)
+    received.target_memory(target)
+    records, _ = pair.client.seal(None, region=REGION, first_gpa=BASE_GPA, plain=make(pages(2)))
+    pair.server.open(received, make(records))
+    assert target[:] == pages(2)
+
+
+def test_seal_into_when_given_a_writable_buffer_fills_it(pair: Pair) -> None:
+    _, received = pair.transfers(2)
+    received.target_memory(bytearray(2 * PAGE_SIZE))
+    out = bytearray(2 * RECORD_SIZE + 1)
+    result = pair.client.seal_into(
+        None, region=REGION, first_gpa=BASE_GPA, plain=pages(2), out=memoryview(out)[: 2 * RECORD_SIZE]
+    )
+    assert result.pages == 2
+    assert out[-1] == 0
+    assert pair.server.open(received, memoryview(out)[: 2 * RECORD_SIZE]).pages == 2
+
+
+def test_seal_when_given_out_fills_it_and_returns_the_records(pair: Pair) -> None:
+    out = bytearray(RECORD_SIZE)
+    records, _ = pair.client.seal(None, region=REGION, first_gpa=BASE_GPA, plain=pages(1), out=out)
+    assert records == out
+
+
+def test_seal_into_when_out_has_another_size_refuses(pair: Pair) -> None:
+    for size, expected in ((RECORD_SIZE - 1, "BUFFER"), (RECORD_SIZE + 1, "LENGTH")):
+        with pytest.raises(BridgeStatusError) as excinfo:
+            pair.client.seal_into(None, region=REGION, first_gpa=0, plain=pages(1), out=bytearray(size))
+        assert reason(excinfo) == expected
+
+
+def test_out_when_not_writable_is_a_type_error(pair: Pair) -> None:
+    with pytest.raises((TypeError, BufferError)):
+        pair.client.seal_into(None, region=REGION, first_gpa=0, plain=pages(1), out=bytes(RECORD_SIZE))
+
+
+@pytest.mark.parametrize(("plain", "expected"), [(b"", "LENGTH"), (b"x" * 4095, "LENGTH"), (b"x" * 4097, "LENGTH")])
+def test_seal_when_plain_is_not_whole_pages_refuses(pair: Pair, plain: bytes, expected: str) -> None:
+    with pytest.raises(BridgeStatusError) as excinfo:
+        pair.client.seal(None, region=REGION, first_gpa=0, plain=plain)
+    assert reason(excinfo) == expected
+
+
+def test_integers_when_out_of_the_c_type_are_argument_errors(pair: Pair) -> None:
+    for region, gpa in ((-1, 0), (2**32, 0), (0, -4096), (0, 2**64)):
+        with pytest.raises(BridgeStatusError) as excinfo:
+            pair.client.seal(None, region=region, first_gpa=gpa, plain=pages(1))
+        assert reason(excinfo) == "ARGUMENT"
+
+
+def test_open_when_a_record_is_bad_says_how_far_it_came(pair: Pair) -> None:
+    sent, received = pair.transfers(4)
+    target = bytearray(4 * PAGE_SIZE)
+    received.target_memory(target)
+    records, _ = pair.client.seal(sent, region=REGION, first_gpa=BASE_GPA, plain=pages(4))
+    bad = bytearray(records)
+    bad[2 * RECORD_SIZE + 100] ^= 1
+    with pytest.raises(BridgeStatusError) as excinfo:
+        pair.server.open(received, bad)
+    assert reason(excinfo) == "TAMPERED"
+    assert excinfo.value.result is not None
+    assert (excinfo.value.result.pages, excinfo.value.result.bad_index) == (2, 2)
+    assert target == pages(2) + bytes(2 * PAGE_SIZE)
+    with pytest.raises(BridgeStatusError) as excinfo:
+        pair.server.open(received, records)
+    assert reason(excinfo) == "REPLAYED"
+    stats = pair.server.stats()
+    assert (stats.opened_pages, stats.tampered, stats.replayed, stats.closed) == (2, 1, 1, False)
+
+
+def test_target_fd_when_pages_arrive_has_them(pair: Pair) -> None:
+    sent, received = pair.transfers(3)
+    fd = os.memfd_create("region")
+    os.ftruncate(fd, 4 * PAGE_SIZE)
+    received.target_fd(fd, PAGE_SIZE)
+    records, _ = pair.client.seal(sent, region=REGION, first_gpa=BASE_GPA, plain=pages(3))
+    pair.server.open(received, records)
+    assert os.pread(fd, 4 * PAGE_SIZE, 0) == bytes(PAGE_SIZE) + pages(3)
+    os.close(fd)
+    with pytest.raises(BridgeStatusError) as excinfo:
+        sent.target_fd(-1)
+    assert reason(excinfo) == "TARGET"
+
+
+def test_target_memory_when_given_is_kept_alive(pair: Pair) -> None:
+    _, received = pair.transfers(1)
+    target = bytearray(PAGE_SIZE)
+    received.target_memory(target)
+    with pytest.raises(BufferError):
+        target.extend(b"x")  # exported while the transfer lives
+    received.close()
+    gc.collect()
+    target.extend(b"x")
+
+
+def test_forget_when_called_drops_pages(pair: Pair) -> None:
+    sent, _ = pair.transfers(4)
+    pair.client.seal(sent, region=REGION, first_gpa=BASE_GPA, plain=pages(4))
+    sent.forget(BASE_GPA, 3)
+    assert sent.pages == 1
+
+
+def test_control_mac_when_the_message_differs_is_refused(pair: Pair) -> None:
+    mac = pair.client.mac(MacPurpose.RECEIPT, b"17")
+    pair.server.check_mac(MacPurpose.RECEIPT, b"17", mac)
+    for purpose, message in ((MacPurpose.RECEIPT, b"18"), (MacPurpose.TRANSFER, b"17")):
+        with pytest.raises(BridgeStatusError) as excinfo:
+            pair.server.check_mac(purpose, message, mac)
+        assert reason(excinfo) == "MAC"
+
+
+def test_header_when_parsed_has_the_public_fields(pair: Pair) -> None:
+    pair.client.rekey()
+    records, _ = pair.client.seal(None, region=REGION, first_gpa=BASE_GPA, plain=pages(2))
+    header = parse_header(memoryview(records)[RECORD_SIZE:])
+    assert (header.session_id, header.epoch, header.sequence) == (SESSION_ID, 1, 1)
+    assert (header.region, header.gpa, header.flags, header.reserved) == (REGION, BASE_GPA + PAGE_SIZE, 0, 0)
+    with pytest.raises(BridgeStatusError) as excinfo:
+        parse_header(records)
+    assert reason(excinfo) == "LENGTH"
+
+
+def test_ids_when_of_another_length_are_refused(pair: Pair) -> None:
+    with pytest.raises(BridgeStatusError) as excinfo:
+        pair.client_bridge.transfer(TRANSFER_ID[1:], region=1, base_gpa=0, pages=1)
+    assert reason(excinfo) == "LENGTH"
+    with pytest.raises(BridgeStatusError) as excinfo:
+        pair.client_bridge.handshake(Role.CLIENT, [])
+    assert reason(excinfo) == "ARGUMENT"
+
+
+def test_handles_when_closed_refuse_later_calls(pair: Pair) -> None:
+    sent, _ = pair.transfers(1)
+    with pair.client as session:
+        session.stats()
+    pair.client.close()
+    with pytest.raises(BridgeStatusError) as excinfo:
+        pair.client.seal(None, region=REGION, first_gpa=0, plain=pages(1))
+    assert reason(excinfo) == "SESSION_CLOSED"
+    sent.close()
+    with pytest.raises(BridgeStatusError) as excinfo:
+        _ = sent.pages
+    assert reason(excinfo) == "STATE"
+    with Bridge(max_sessions=1, max_handshakes=1) as bridge:
+        assert bridge.info.sessions_live == 0
+    with pytest.raises(BridgeStatusError):
+        _ = bridge.info
+
+
+def test_session_when_its_bridge_is_closed_first_lives_on(pair: Pair) -> None:
+    pair.client_bridge.close()
+    gc.collect()
+    assert pair.client.seal(None, region=REGION, first_gpa=0, plain=pages(1))[1].pages == 1
+
+
+def test_slots_when_handles_are_dropped_are_free_again() -> None:
+    bridge = Bridge(max_sessions=1, max_handshakes=2)
+    kept = [bridge.handshake(Role.CLIENT, [Suite.P256_SHA256_AES128GCM]) for _ in range(2)]
+    with pytest.raises(BridgeStatusError) as excinfo:
+        bridge.handshake(Role.CLIENT, [Suite.P256_SHA256_AES128GCM])
+    assert reason(excinfo) == "LIMIT"
+    del kept
+    gc.collect()
+    assert bridge.info.handshakes_live == 0
+
+
+def test_close_when_other_threads_are_in_calls_is_safe(pair: Pair) -> None:
+    sent, received = pair.transfers(64)
+    received.target_memory(bytearray(64 * PAGE_SIZE))
+    data, started, outcomes = pages(64), threading.Barrier(4), []
+
+    def work() -> None:
+        started.wait()
+        try:
+            while True:
+                records, _ = pair.client.seal(sent, region=REGION, first_gpa=BASE_GPA, plain=data)
+                pair.server.open(received, records)
+        except BridgeStatusError as error:
+            outcomes.append(error.reason)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    started.wait()
+    while pair.server.stats().opened_pages < 200:
+        pass
+    for handle in (received, pair.client, sent, pair.server, pair.client_bridge, pair.server_bridge):
+        handle.close()
+    for thread in threads:
+        thread.join()
+    assert len(outcomes) == 3
+    assert set(outcomes) <= {"SESSION_CLOSED", "STATE"}
+
+
+FORKED = """
+import os
+from enclave_bridge import Bridge, BridgeStatusError, Role, Suite
+bridge = Bridge(max_sessions=1, max_handshakes=1)
+handshake = bridge.handshake(Role.CLIENT, [Suite.P256_SHA256_AES128GCM])
+child = os.fork()
+if child == 0:
+    reasons = []
+    for call in (lambda: bridge.info, lambda: bridge.random(1), lambda: handshake.absorb(b"x")):
+        try:
+            call()
+        except BridgeStatusError as error:
+            reasons.append(error.reason)
+    handshake.close()
+    bridge.close()
+    Bridge(max_sessions=1, max_handshakes=1).info
+    os._exit(0 if reasons == ["FORKED"] * 3 else 1)
+assert os.waitpid(child, 0)[1] == 0
+handshake.absorb(b"the parent goes on")
+"""
+
+
+def test_calls_when_made_in_a_forked_child_fail() -> None:
+    subprocess.run([sys.executable, "-c", FORKED], check=True)
+
+
+def test_package_when_imported_needs_nothing_of_the_service() -> None:
+    code = "import sys, enclave_bridge; sys.exit(any(name.split('.')[0] == 'pagegate' for name in sys.modules))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert set(enclave_bridge.__all__) <= set(dir(enclave_bridge))
