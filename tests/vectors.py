@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 _HERE = (ROOT.parent / "shared/vectors", ROOT.parent.parent / "shared/vectors")
 
@@ -18,6 +20,11 @@ def folder() -> Path:
     if given := os.environ.get("PAGEGATE_VECTORS"):
         return Path(given)
     return next((path for path in _HERE if path.is_dir()), _HERE[0])
+
+
+needs_vectors = pytest.mark.skipif(
+    not folder().is_dir(), reason=f"no vectors at {folder()}; name their folder by PAGEGATE_VECTORS"
+)
 
 
 @dataclass(frozen=True)

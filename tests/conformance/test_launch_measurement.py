@@ -9,7 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from pagegate.cli import cli
-from vectors import folder
+from vectors import folder, needs_vectors
+
+pytestmark = needs_vectors
 
 FOLDER = folder() / "sev-snp/launch-measurement"
 CASES = json.loads((FOLDER / "expected.json").read_text())["cases"] if FOLDER.is_dir() else []

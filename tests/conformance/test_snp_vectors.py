@@ -19,7 +19,9 @@ from pagegate.evidence.snp.certificate import parse_amd_extensions, parse_certif
 from pagegate.evidence.snp.report import SIGNED_BYTES, parse_report
 from pagegate.evidence.snp.table import ATTACHMENT
 from pagegate.evidence.snp.tcb import Tcb
-from vectors import SnpVector, folder, snp_vectors
+from vectors import SnpVector, folder, needs_vectors, snp_vectors
+
+pytestmark = needs_vectors
 
 SNP = folder() / "sev-snp"
 GENUINE = snp_vectors(genuine=True)

@@ -9,8 +9,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from vectors import needs_vectors
+
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from targets import TARGETS, bases, mutated  # type: ignore[import-not-found]
+
+pytestmark = needs_vectors
 
 SHORT = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 EDIT = st.tuples(st.integers(0, 2**16 - 1), st.integers(1, 255))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hmac import compare_digest
@@ -21,6 +22,7 @@ from pagegate.evidence.snp.acceptance import (
 from pagegate.evidence.snp.anchors import TrustAnchor
 from pagegate.evidence.snp.describe import describe_report
 from pagegate.evidence.snp.report import Report, parse_report
+from pagegate.evidence.snp.revocation import RevocationList
 from pagegate.evidence.snp.trust import (
     FRESHNESS_CHECKS,
     TRUST_CHECKS,
@@ -91,11 +93,7 @@ class EvidenceAppraiser:
         """Without a policy, evidence that is genuine and safe by default is accepted, with no grants at all."""
         self._policy = policy
         self._verifier = SnpVerifier(anchors, endorsements)
-        self._rules = TrustRules(allow_simulated=allow_simulated)
-        if policy is not None:
-            self._rules = TrustRules(
-                policy.clock_skew, policy.revocation.mode, policy.revocation.max_age, allow_simulated
-            )
+        self._rules = _trust_rules(policy, allow_simulated=allow_simulated)
 
     @property
     def policy(self) -> Policy | None:
@@ -103,13 +101,9 @@ class EvidenceAppraiser:
 
     def with_policy(self, policy: Policy | None) -> EvidenceAppraiser:
         """The same anchors, endorsements and warm caches under another policy."""
-        other = EvidenceAppraiser.__new__(EvidenceAppraiser)
-        other._policy, other._verifier = policy, self._verifier
-        other._rules = self._rules
-        if policy is not None:
-            other._rules = TrustRules(
-                policy.clock_skew, policy.revocation.mode, policy.revocation.max_age, self._rules.allow_simulated
-            )
+        other = copy(self)
+        other._policy = policy
+        other._rules = _trust_rules(policy, allow_simulated=self._rules.allow_simulated)
         return other
 
     def appraise(self, evidence: Evidence, *, report_data: bytes | None, now: datetime) -> Verdict:
@@ -174,6 +168,12 @@ class EvidenceAppraiser:
         )
 
 
+def _trust_rules(policy: Policy | None, *, allow_simulated: bool) -> TrustRules:
+    if policy is None:
+        return TrustRules(allow_simulated=allow_simulated)
+    return TrustRules(policy.clock_skew, policy.revocation.mode, policy.revocation.max_age, allow_simulated)
+
+
 def judge_by_policy(policy: Policy | None, verified: Verified) -> _Judgement:
     """Holds a report against each identity; when none matches, all failures, the nearest identity's first."""
     if policy is None:
@@ -202,9 +202,19 @@ def _claims(verified: Verified) -> Claims:
         host_data=report.host_data,
         report_data=report.report_data,
         platform_id=guest.chip_id.hex(),
-        details=describe_report(report, verified.product, verified.chain),
+        details=describe_report(report, verified.product, verified.chain)
+        | {"revocation_list": _describe_list(verified.lists)},
         facts=verified,
     )
+
+
+def _describe_list(lists: Sequence[RevocationList]) -> dict[str, str | None] | None:
+    """Age and end of the newest list, for metrics and readiness; None when there is none."""
+    newest = max(lists, key=lambda one: one.this_update, default=None)
+    if newest is None:
+        return None
+    until = newest.next_update.isoformat() if newest.next_update is not None else None
+    return {"this_update": newest.this_update.isoformat(), "next_update": until}
 
 
 def _type_refused(found: EvidenceType) -> Failure:

@@ -97,3 +97,36 @@ def test_source_when_a_version_2_report_comes_alone_then_each_likely_product_is_
     alone = milan.lab.case(version=2).but(send_leaf=False)
     alone.verdict()
     assert [one.product for one in alone.source.asked] == ["Milan", "Genoa"]
+
+
+def test_claims_when_a_revocation_list_was_believed_then_its_age_is_told(milan: Case) -> None:
+    claims = milan.but(source=Source(crl=milan.lab.crl(milan.root))).verdict().claims
+    assert claims is not None
+    assert claims.details["revocation_list"] == {
+        "this_update": (NOW - timedelta(days=1)).isoformat(),
+        "next_update": (NOW + timedelta(days=30)).isoformat(),
+    }
+
+
+def test_evidence_when_too_large_to_be_cached_then_judged_all_the_same(milan: Case) -> None:
+    from pagegate.evidence.snp.table import ATTACHMENT, build_table
+
+    table = build_table({"crl": bytes(100_000)})
+    assert milan.but(attachments={ATTACHMENT: table}).verdict().accepted
+
+
+def test_chain_when_the_source_gives_it_then_the_evidence_need_not(milan: Case) -> None:
+    leaf, issuer, root = milan.evidence.certificates
+    evidence = replace(milan.evidence, report=milan.report_bytes, certificates=())
+    case = milan.but(source=Source(leaf=leaf, chain=(issuer, root)))
+    anchored = case.appraiser(replace(evidence, certificates=(leaf, issuer, root)))
+    assert anchored.appraise(evidence, report_data=None, now=NOW).accepted
+
+
+def test_version_2_report_when_the_chain_is_of_no_known_product_then_refused(milan: Case) -> None:
+    from pagegate.evidence.snp.certificate import OID_PRODUCT_NAME
+    from support.snp import text
+
+    case = milan.lab.case(version=2)
+    unknown = case.but(leaf=case.leaf.having(OID_PRODUCT_NAME, text("Rome")), pinned=False)
+    assert unknown.fails("SNP_PRODUCT_UNKNOWN", field="productName")

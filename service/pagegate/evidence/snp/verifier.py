@@ -35,6 +35,7 @@ from pagegate.evidence.snp.tcb import Tcb
 _KINDS = {SigningKey.VCEK: KeyKind.VCEK, SigningKey.VLEK: KeyKind.VLEK}
 _LEAF_NAMES = {KeyKind.VCEK: CN_VCEK, KeyKind.VLEK: CN_VLEK}
 _CACHE_ENTRIES: Final = 256
+_CACHED_BYTES: Final = 64 * 1024
 Value = TypeVar("Value")
 
 
@@ -67,8 +68,13 @@ class _Cache(Generic[Value]):
         self._entries: OrderedDict[Hashable, Value] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """The value of `key`, made outside the lock when it is not there."""
+    def get(self, key: Hashable, size: int, make: Callable[[], Value]) -> Value:
+        """The value of `key`, made outside the lock when it is not there.
+
+        What a peer sends is kept only while it is small: `size` bytes, so that nobody can fill the memory.
+        """
+        if size > _CACHED_BYTES:
+            return make()
         with self._lock:
             if key in self._entries:
                 self._entries.move_to_end(key)
@@ -96,7 +102,8 @@ class SnpVerifier:
         """Runs every check that does not depend on time or policy. `ask_for_crl` asks the source for one."""
         kind = _KINDS.get(SigningKey(report.signing_key)) if report.signing_key in _KINDS else None
         table = evidence.attachments.get(ATTACHMENT, b"")
-        brought = self._brought.get((evidence.certificates, table), lambda: _unpack(evidence.certificates, table))
+        size = len(table) + _total(evidence.certificates)
+        brought = self._brought.get((evidence.certificates, table), size, lambda: _unpack(evidence.certificates, table))
         failures = list(brought.failures)
         product = product_of_cpuid(report.cpuid_family, report.cpuid_model) if report.version >= CPUID_VERSION else None
         chain: Chain | None = None
@@ -157,7 +164,7 @@ class SnpVerifier:
         self, report: Report, kind: KeyKind, product: Product | None, certificates: tuple[bytes, ...]
     ) -> tuple[Chain | None, tuple[Failure, ...]]:
         key = (kind, product, report.chip_id, report.reported_tcb, certificates)
-        return self._chains.get(key, lambda: self._build(report, kind, certificates))
+        return self._chains.get(key, _total(certificates), lambda: self._build(report, kind, certificates))
 
     def _build(
         self, report: Report, kind: KeyKind, certificates: tuple[bytes, ...]
@@ -205,11 +212,15 @@ class SnpVerifier:
         """The lists that the chain's root signed, and why others are not believed."""
         if chain is None:
             return (), ()
-        judged = [self._lists.get((chain.root.raw, crl), partial(_judge, chain.root, crl)) for crl in crls]
+        judged = [self._lists.get((chain.root.raw, crl), len(crl), partial(_judge, chain.root, crl)) for crl in crls]
         return (
             tuple(one for one in judged if isinstance(one, RevocationList)),
             tuple(one for one in judged if isinstance(one, str)),
         )
+
+
+def _total(blobs: Iterable[bytes]) -> int:
+    return sum(map(len, blobs))
 
 
 def _judge(root: Certificate, crl: bytes) -> RevocationList | str:
