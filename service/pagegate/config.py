@@ -128,9 +128,6 @@ class ServeConfig(PeerConfig):
         None, description="Policy on trial: what it would decide otherwise is logged, and never obeyed."
     )
     drain_seconds: float = Field(20.0, ge=0, description="Seconds that running calls get to finish on SIGTERM.")
-    status_listen: str | None = Field(
-        None, description="Address and port of the read-only status page, for example 127.0.0.1:7444."
-    )
     prometheus_port: int | None = Field(None, ge=1, le=65535, description="Port of the Prometheus endpoint.")
     audit: bool = Field(True, description="Keep the audit log in the state directory.")
     log_json: bool = Field(False, description="Write logs as JSON lines with trace ids.")

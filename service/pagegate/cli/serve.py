@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 from functools import partial
@@ -25,6 +24,7 @@ from pagegate.handshake.model import Limits
 from pagegate.rpc.events import Observer, ServerEvent, ignore
 from pagegate.rpc.tls import ServerTls
 from pagegate.server import Server, ServerOptions
+from pagegate.telemetry.logs import configure_logging
 
 
 def server_options(config: ServeConfig) -> ServerOptions:
@@ -60,7 +60,7 @@ def command(**options: Any) -> None:
     if not config.region:
         raise ConfigError("REGION", "there is nothing to serve: give at least one --region, for example book=64MiB")
     regions, limits = config.regions(), server_options(config)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logging(json=config.log_json, level="INFO")
     platform = build_platform(config)
     if platform.simulated or config.allow_simulated:
         warn_simulated("this server")
