@@ -124,6 +124,9 @@ class ServeConfig(PeerConfig):
     session_lifetime: float = Field(3600.0, gt=0, description="Seconds after which a peer must attest again.")
     max_batch_pages: int = Field(256, ge=1, le=4096, description="Most pages in one batch.")
     max_batches_in_flight: int = Field(32, ge=1, le=1024, description="Most batches a sender may be ahead.")
+    shadow_policy: Path | None = Field(
+        None, description="Policy on trial: what it would decide otherwise is logged, and never obeyed."
+    )
     drain_seconds: float = Field(20.0, ge=0, description="Seconds that running calls get to finish on SIGTERM.")
     status_listen: str | None = Field(
         None, description="Address and port of the read-only status page, for example 127.0.0.1:7444."

@@ -17,15 +17,14 @@ from pagegate.cli._options import (
     settle,
     warn_simulated,
 )
+from pagegate.cli._policy import PolicyInForce
 from pagegate.config import ServeConfig
-from pagegate.connect import build_appraiser, build_platform
-from pagegate.errors import ConfigError, PagegateError
+from pagegate.connect import build_platform
+from pagegate.errors import ConfigError
 from pagegate.handshake.model import Limits
 from pagegate.rpc.events import Observer, ServerEvent, ignore
 from pagegate.rpc.tls import ServerTls
 from pagegate.server import Server, ServerOptions
-
-_log = logging.getLogger("pagegate.serve")
 
 
 def server_options(config: ServeConfig) -> ServerOptions:
@@ -48,8 +47,9 @@ def server_options(config: ServeConfig) -> ServerOptions:
 def command(**options: Any) -> None:
     """Serve regions to peers that prove what they run.
 
-    Prints one line "listening on HOST:PORT" when it is ready. SIGTERM drains and stops; SIGHUP loads the policy
-    file again (a broken new file keeps the old one in force) and closes sessions that it no longer admits.
+    Prints one line "listening on HOST:PORT" when it is ready. SIGTERM drains and stops; The policy file is
+    loaded again when it changes or on SIGHUP: a broken new file keeps the old one in force, and sessions that the new
+    one no longer admits are closed. --shadow-policy tries a policy without obeying it.
 
     \b
     Examples:
@@ -62,15 +62,15 @@ def command(**options: Any) -> None:
     regions, limits = config.regions(), server_options(config)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     platform = build_platform(config)
-    appraiser = build_appraiser(config)
     if platform.simulated or config.allow_simulated:
         warn_simulated("this server")
     telemetry = build_telemetry(config, "pagegate-server", prometheus_port=config.prometheus_port)
     audit = _open_audit(config)
     observer: Observer = ignore if audit is None else partial(_audit_event, audit)
+    policy = PolicyInForce(config, observer)
     server = Server(
         platform=platform,
-        appraiser=appraiser,
+        appraiser=policy.appraiser,
         regions=regions,
         options=limits,
         telemetry=telemetry,
@@ -90,9 +90,9 @@ def command(**options: Any) -> None:
     server.start()
     click.echo(f"listening on {server.address}")
     while not stop.wait(0.2):
-        if reload.is_set():
-            reload.clear()
-            _reload(server, config)
+        asked = reload.is_set()
+        reload.clear()
+        policy.tend(server, asked=asked)
     server.stop(config.drain_seconds)
     if audit is not None:
         audit.close()
@@ -108,13 +108,3 @@ def _open_audit(config: ServeConfig) -> AuditLog | None:
 
 def _audit_event(audit: AuditLog, event: ServerEvent) -> None:
     audit.append(event.kind, event.subject, event.details)
-
-
-def _reload(server: Server, config: ServeConfig) -> None:
-    try:
-        appraiser = build_appraiser(config)
-    except PagegateError as error:
-        _log.error("policy not reloaded, the former one stays in force: %s", error)
-        return
-    closed = server.reappraise(appraiser, appraiser.reappraise)
-    _log.info("policy reloaded; %d sessions closed", closed)

@@ -1,0 +1,83 @@
+"""The policy of a running server: loaded again when its file changes, open sessions judged by it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+from pagegate.config import ServeConfig
+from pagegate.connect import build_appraiser
+from pagegate.errors import PagegateError
+from pagegate.evidence.appraisal import EvidenceAppraiser
+from pagegate.evidence.model import Appraiser, Verdict
+from pagegate.evidence.policy import Policy, load_policy
+from pagegate.evidence.shadow import ShadowAppraiser
+from pagegate.rpc.events import Observer, ServerEvent
+from pagegate.server import Server
+
+_log = logging.getLogger("pagegate.policy")
+REAPPRAISE_EVERY_S = 5.0
+Signature = tuple[int, int, int] | None
+
+
+class PolicyInForce:
+    """The appraiser a server uses, and the file it comes from."""
+
+    def __init__(self, config: ServeConfig, observer: Observer) -> None:
+        """Raises PolicyError, ConfigError when the first policy cannot be had."""
+        self._path = config.policy or Path()
+        self._shadow = load_policy(config.shadow_policy) if config.shadow_policy else None
+        self._observer = observer
+        self._signature = self._look()
+        self._in_force: EvidenceAppraiser = build_appraiser(config)
+        self._judged_at = time.monotonic()
+
+    @property
+    def appraiser(self) -> Appraiser:
+        """What handshakes use: the policy in force, watched by the one on trial if there is one."""
+        if self._shadow is None:
+            return self._in_force
+        return ShadowAppraiser(self._in_force, self._shadow, self._differs)
+
+    def _look(self) -> Signature:
+        try:
+            # A ConfigMap changes by a link being switched: stat follows it to the new file.
+            found = self._path.stat()
+        except OSError:
+            return None
+        return (found.st_mtime_ns, found.st_size, found.st_ino)
+
+    def _differs(self, in_force: Verdict, tried: Verdict) -> None:
+        would = "accept" if tried.accepted else "refuse"
+        codes = ",".join(dict.fromkeys(failure.code for failure in tried.failures))
+        _log.warning("shadow policy would %s %s as %s: %s", would, in_force.identity, tried.identity, codes or "-")
+        self._observer(
+            ServerEvent(
+                "shadow", in_force.identity or "", {"would": would, "as": tried.identity or "", "checks": codes}
+            )
+        )
+
+    def tend(self, server: Server, *, asked: bool) -> None:
+        """Called often: reloads a changed file (or when asked), and judges open sessions again by the clock."""
+        signature = self._look()
+        if asked or signature != self._signature:
+            self._signature = signature
+            self._reload(server)
+        elif time.monotonic() - self._judged_at >= REAPPRAISE_EVERY_S:
+            self._judge(server)
+
+    def _reload(self, server: Server) -> None:
+        try:
+            policy: Policy = load_policy(self._path)
+        except PagegateError as error:
+            _log.error("policy not reloaded, the former one stays in force: %s", error)
+            return
+        self._in_force = self._in_force.with_policy(policy)
+        closed = self._judge(server)
+        _log.info("policy reloaded; %d sessions closed", closed)
+        self._observer(ServerEvent("policy", str(self._path), {"digest": policy.digest, "closed": closed}))
+
+    def _judge(self, server: Server) -> int:
+        self._judged_at = time.monotonic()
+        return server.reappraise(self.appraiser, self._in_force.reappraise)
