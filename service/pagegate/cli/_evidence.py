@@ -23,6 +23,8 @@ from pagegate.evidence.snp.revocation import MAX_CRL_BYTES
 from pagegate.evidence.snp.table import ATTACHMENT, MAX_TABLE_BYTES
 
 _MAX_FILE_BYTES = 1024 * 1024
+_PATIENCE = 45.0
+"""Seconds that an operator is kept waiting for one certificate."""
 _PEM_CRL = b"-----BEGIN X509 CRL-----"
 
 
@@ -151,7 +153,9 @@ def endorsements_from(crl: Path | None, *, offline: bool) -> EndorsementSource:
         return given
     try:
         endorsements: Any = import_module("pagegate.endorsements")
-        settings = endorsements.EndorsementSettings(cache_path=_default_cache())
+        settings = endorsements.EndorsementSettings(
+            cache_path=_default_cache(), timeouts=endorsements.Timeouts(total=_PATIENCE)
+        )
         return OnlineEndorsements(given, endorsements.build_source(settings))
     except (ImportError, AttributeError):
         raise EndorsementError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from pagegate.cli import run
+from pagegate.cli._evidence import GivenEndorsements, OnlineEndorsements
 from pagegate.evidence.ear import verify_result
-from pagegate.evidence.model import Evidence
+from pagegate.evidence.model import EndorsementRequest, Evidence, KeyKind
 from pagegate.platforms.simulated import SimulatedPlatform, SimulatedRoot, measurement_of
-from support.snp import policy_text
+from support.snp import Source, policy_text
 
 MEASUREMENT = measurement_of(b"cli")
 
@@ -232,8 +234,6 @@ def test_policy_try_when_somebody_is_thrown_out_then_2(files: dict[str, Path], c
 def test_policy_try_when_given_json_lines_then_each_is_tried(
     files: dict[str, Path], tmp_path: Path, evidence: Evidence, capsys: Captured
 ) -> None:
-    from base64 import b64encode
-
     lines = tmp_path / "audit.jsonl"
     encoded = (evidence.report.hex(), b64encode(evidence.report).decode())
     lines.write_text("\n".join(json.dumps({"report": one}) for one in encoded) + "\n\n")
@@ -273,3 +273,50 @@ def test_measure_when_the_command_line_is_wrong_then_64(files: dict[str, Path], 
 def test_measure_when_the_firmware_is_missing_or_junk_then_3(files: dict[str, Path]) -> None:
     assert run(["measure", "--ovmf", str(files["cert"]), "--vcpu-type", "EPYC"]) == 3
     assert run(["measure", "--ovmf", str(files["cert"]) + ".none", "--vcpu-type", "EPYC"]) == 3
+
+
+def request(*, leaf: bool) -> EndorsementRequest:
+    return EndorsementRequest("Milan", KeyKind.VCEK, bytes(64), bytes(8), need_leaf=leaf, need_chain=leaf)
+
+
+def test_endorsements_when_the_command_line_has_all_then_nobody_else_is_asked() -> None:
+    online = Source(leaf=b"online")
+    source = OnlineEndorsements(GivenEndorsements(crl=b"given"), online)
+    assert (source.find(request(leaf=False)).crl, online.asked) == (b"given", [])
+
+
+def test_endorsements_when_a_leaf_is_needed_then_the_given_crl_still_counts() -> None:
+    source = OnlineEndorsements(GivenEndorsements(crl=b"given"), Source(leaf=b"online", crl=b"other"))
+    found = source.find(request(leaf=True))
+    assert (found.leaf, found.crl) == (b"online", b"given")
+
+
+def test_verify_when_online_and_the_cache_has_all_then_accepted(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PAGEGATE_ENDORSEMENT_CACHE", str(tmp_path / "cache.db"))
+    online = ["--cert", str(files["cert"]), "--chain", str(files["ask"]), "--chain", str(files["ark"])]
+    simulated = ["--allow-simulated", "--simulated-root", str(tmp_path), "--crl", str(files["crl"])]
+    assert run(["verify", "--report", str(files["report"]), *online, *simulated]) == 0
+
+
+def test_verify_when_the_crl_is_pem_then_taken_and_when_broken_then_3(
+    files: dict[str, Path], simulated_root: SimulatedRoot, capsys: Captured
+) -> None:
+    body = b64encode(simulated_root.crl_der)
+    files["crl"].write_bytes(b"-----BEGIN X509 CRL-----\n" + body + b"\n-----END X509 CRL-----\n")
+    assert verify(files, "--crl", str(files["crl"]), "--json") == 0
+    assert printed(capsys)["warnings"] == []
+    files["crl"].write_bytes(b"-----BEGIN X509 CRL-----\n!!\n-----END X509 CRL-----\n")
+    assert verify(files, "--crl", str(files["crl"])) == 3
+
+
+def test_verify_when_a_file_is_too_large_then_3(files: dict[str, Path]) -> None:
+    files["report"].write_bytes(bytes(2 * 1024 * 1024))
+    assert verify(files) == 3
+
+
+def test_verify_when_the_ear_cannot_be_written_then_1(files: dict[str, Path], tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP384R1())
+    (tmp_path / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    assert verify(files, "--ear", str(tmp_path / "no" / "ear"), "--ear-key", str(tmp_path / "key.pem")) == 1
