@@ -11,14 +11,14 @@ from pagegate.connect import build_appraiser
 from pagegate.errors import PagegateError
 from pagegate.evidence.appraisal import EvidenceAppraiser
 from pagegate.evidence.model import Appraiser, Verdict
-from pagegate.evidence.policy import Policy, load_policy
+from pagegate.evidence.policy import load_policy
+from pagegate.evidence.policy.reload import PolicyFile
 from pagegate.evidence.shadow import ShadowAppraiser
 from pagegate.rpc.events import Observer, ServerEvent
 from pagegate.server import Server
 
 _log = logging.getLogger("pagegate.policy")
 REAPPRAISE_EVERY_S = 5.0
-Signature = tuple[int, int, int] | None
 
 
 class PolicyInForce:
@@ -29,8 +29,9 @@ class PolicyInForce:
         self._path = config.policy or Path()
         self._shadow = load_policy(config.shadow_policy) if config.shadow_policy else None
         self._observer = observer
-        self._signature = self._look()
         self._in_force: EvidenceAppraiser = build_appraiser(config)
+        self._file = PolicyFile(self._path)
+        self._told: PagegateError | None = None
         self._judged_at = time.monotonic()
 
     @property
@@ -39,14 +40,6 @@ class PolicyInForce:
         if self._shadow is None:
             return self._in_force
         return ShadowAppraiser(self._in_force, self._shadow, self._differs)
-
-    def _look(self) -> Signature:
-        try:
-            # A ConfigMap changes by a link being switched: stat follows it to the new file.
-            found = self._path.stat()
-        except OSError:
-            return None
-        return (found.st_mtime_ns, found.st_size, found.st_ino)
 
     def _differs(self, in_force: Verdict, tried: Verdict) -> None:
         would = "accept" if tried.accepted else "refuse"
@@ -60,23 +53,18 @@ class PolicyInForce:
 
     def tend(self, server: Server, *, asked: bool) -> None:
         """Called often: reloads a changed file (or when asked), and judges open sessions again by the clock."""
-        signature = self._look()
-        if asked or signature != self._signature:
-            self._signature = signature
-            self._reload(server)
-        elif time.monotonic() - self._judged_at >= REAPPRAISE_EVERY_S:
+        look = self._file.refresh(force=asked)
+        if look.error is not None:
+            if look.error is not self._told:
+                _log.error("policy not reloaded, the former one stays in force: %s", look.error)
+        elif look.changed or asked:
+            self._in_force = self._in_force.with_policy(look.policy)
+            closed = self._judge(server)
+            _log.info("policy reloaded; %d sessions closed", closed)
+            self._observer(ServerEvent("policy", str(self._path), {"digest": look.policy.digest, "closed": closed}))
+        self._told = look.error
+        if time.monotonic() - self._judged_at >= REAPPRAISE_EVERY_S:
             self._judge(server)
-
-    def _reload(self, server: Server) -> None:
-        try:
-            policy: Policy = load_policy(self._path)
-        except PagegateError as error:
-            _log.error("policy not reloaded, the former one stays in force: %s", error)
-            return
-        self._in_force = self._in_force.with_policy(policy)
-        closed = self._judge(server)
-        _log.info("policy reloaded; %d sessions closed", closed)
-        self._observer(ServerEvent("policy", str(self._path), {"digest": policy.digest, "closed": closed}))
 
     def _judge(self, server: Server) -> int:
         self._judged_at = time.monotonic()
