@@ -108,7 +108,7 @@ class Client:
             _SERVICE + "TransferPage", pb.TransferPageRequest.SerializeToString, pb.TransferPageResponse.FromString
         )
         self._pages = self._channel.stream_stream(
-            _SERVICE + "TransferPages", codec.encode_request, pb.TransferPagesResponse.FromString
+            _SERVICE + "TransferPages", codec.encode, pb.TransferPagesResponse.FromString
         )
         self._get = self._channel.unary_stream(
             _SERVICE + "GetRegion", pb.GetRegionRequest.SerializeToString, codec.decode_region

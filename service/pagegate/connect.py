@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from pagegate.client import Client
 from pagegate.config import PeerConfig, PlatformName
@@ -11,7 +12,7 @@ from pagegate.endorsements.settings import KDS_URL
 from pagegate.errors import ConfigError
 from pagegate.evidence.appraisal import EvidenceAppraiser
 from pagegate.evidence.model import AccessMode
-from pagegate.evidence.policy import load_policy
+from pagegate.evidence.policy import Policy, load_policy
 from pagegate.evidence.snp.anchors import amd_anchors, simulated_anchor
 from pagegate.platforms.model import Platform
 from pagegate.platforms.simulated import SimulatedPlatform, SimulatedRoot, measurement_of
@@ -47,14 +48,24 @@ def build_platform(config: PeerConfig) -> Platform:
     return open_platform(config.platform.value)
 
 
-def build_appraiser(config: PeerConfig) -> EvidenceAppraiser:
-    """What this side believes. Raises PolicyError, ConfigError POLICY_MISSING."""
+def policy_path(config: PeerConfig) -> Path:
+    """The policy file. Raises ConfigError POLICY_MISSING."""
     if config.policy is None:
         raise ConfigError(
             "POLICY_MISSING",
             "no policy: say with --policy FILE whom to believe. 'pagegate policy schema' documents the file; "
             "'pagegate demo' writes an example",
         )
+    return config.policy
+
+
+def build_appraiser(config: PeerConfig, policy: Policy | None = None) -> EvidenceAppraiser:
+    """What this side believes: `policy` where the caller has loaded it, else the file of `config`.
+
+    Raises PolicyError, ConfigError POLICY_MISSING.
+    """
+    if policy is None:
+        policy = load_policy(policy_path(config))
     anchors = list(amd_anchors())
     if config.allow_simulated:
         root = simulated_root(config)
@@ -67,7 +78,7 @@ def build_appraiser(config: PeerConfig) -> EvidenceAppraiser:
         kds_url=config.kds_url or KDS_URL,
     )
     return EvidenceAppraiser(
-        load_policy(config.policy),
+        policy,
         anchors=anchors,
         endorsements=build_source(settings),
         allow_simulated=config.allow_simulated,

@@ -213,7 +213,7 @@ def _stream_rounds(
 def _baseline_stream(channel: grpc.Channel, data: bytes) -> None:
     """The client's side of the baseline: the same batches, window and acknowledgements, unsealed."""
     call_factory = channel.stream_stream(
-        f"/{BASELINE}/TransferPages", codec.encode_request, pb.TransferPagesResponse.FromString
+        f"/{BASELINE}/TransferPages", codec.encode, pb.TransferPagesResponse.FromString
     )
     condition = threading.Condition()
     acked = 0

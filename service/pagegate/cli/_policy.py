@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from pathlib import Path
 
 from pagegate.config import ServeConfig
-from pagegate.connect import build_appraiser
+from pagegate.connect import build_appraiser, policy_path
 from pagegate.errors import PagegateError
 from pagegate.evidence.appraisal import EvidenceAppraiser
 from pagegate.evidence.model import Appraiser, Verdict
@@ -26,11 +25,12 @@ class PolicyInForce:
 
     def __init__(self, config: ServeConfig, observer: Observer) -> None:
         """Raises PolicyError, ConfigError when the first policy cannot be had."""
-        self._path = config.policy or Path()
+        self._path = policy_path(config)
         self._shadow = load_policy(config.shadow_policy) if config.shadow_policy else None
         self._observer = observer
-        self._in_force: EvidenceAppraiser = build_appraiser(config)
+        # Loaded once: what the follower has seen is what is in force, also when the file changes just now.
         self._file = PolicyFile(self._path)
+        self._in_force: EvidenceAppraiser = build_appraiser(config, self._file.policy)
         self._told: PagegateError | None = None
         self._judged_at = time.monotonic()
 

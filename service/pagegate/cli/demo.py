@@ -12,7 +12,6 @@ from rich.table import Table
 
 from pagegate.cli import EXIT_FAILED
 from pagegate.cli._options import warn_simulated
-from pagegate.connect import build_appraiser
 from pagegate.demo.run import Report, run
 from pagegate.telemetry.tree import print_trace
 
@@ -40,7 +39,7 @@ def command(context: click.Context, mib: int, directory: Path | None, as_json: b
     with tempfile.TemporaryDirectory(prefix="pagegate-demo-") as temporary:
         home = directory or Path(temporary)
         home.mkdir(parents=True, exist_ok=True)
-        report = run(home, mib, lambda line: console.print(f"[dim]·[/dim] {line}", highlight=False), build_appraiser)
+        report = run(home, mib, lambda line: console.print(f"[dim]·[/dim] {line}", highlight=False))
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=2))
     else:

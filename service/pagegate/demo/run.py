@@ -17,9 +17,9 @@ from typing import Any
 import enclave_bridge as eb
 from pagegate.client import Client
 from pagegate.config import PeerConfig, PlatformName
+from pagegate.connect import build_appraiser
 from pagegate.demo.gate import Attack, attack
 from pagegate.errors import PagegateError
-from pagegate.evidence.model import Appraiser
 from pagegate.platforms.model import Platform
 from pagegate.platforms.simulated import SimulatedPlatform, SimulatedRoot, measurement_of
 from pagegate.telemetry.receiver import OtlpReceiver
@@ -137,7 +137,7 @@ def _flags(state: Path, policy: Path, workload: str, otlp: str) -> list[str]:
     ]
 
 
-def run(directory: Path, mebibytes: int, say: Say, build_appraiser: Callable[[PeerConfig], Appraiser]) -> Report:
+def run(directory: Path, mebibytes: int, say: Say) -> Report:
     """Runs the demo in `directory`. Raises PagegateError when a process fails."""
     pagegate = [sys.executable, "-m", "pagegate"]
     environment = dict(os.environ, PYTHONUNBUFFERED="1")
@@ -199,7 +199,7 @@ def run(directory: Path, mebibytes: int, say: Say, build_appraiser: Callable[[Pe
             received = _digest(home / "current", mebibytes << 20)
             resident = _resident(server.pid)
             say("attacking the gate")
-            attacks = _attacks(target, root, state, policy, build_appraiser)
+            attacks = _attacks(target, root, state, policy)
         trace = _transfer_trace(receiver)
     return Report(
         bytes=mebibytes << 20,
@@ -243,7 +243,6 @@ def _attacks(
     root: SimulatedRoot,
     state: Path,
     policy: Path,
-    build_appraiser: Callable[[PeerConfig], Appraiser],
 ) -> list[Attack]:
     config = PeerConfig(
         platform=PlatformName.SIMULATED, allow_simulated=True, offline=True, state_dir=state, policy=policy

@@ -8,11 +8,13 @@ protobuf object and out again.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 from google.protobuf.message import DecodeError
 
 from pagegate.v1 import transfer_pb2 as pb
 
+_Carrier = TypeVar("_Carrier", pb.TransferPagesRequest, pb.GetRegionResponse)
 _BATCH_FIELD = 2 << 3 | 2  # `batch` is field 2 of TransferPagesRequest and of GetRegionResponse
 _RECORDS_FIELD = 1 << 3 | 2
 _NUMBER_FIELD = 2 << 3
@@ -82,33 +84,27 @@ def decode_batch(data: bytes) -> Batch | None:
     return Batch(view[at:end], number)
 
 
-def encode_request(message: pb.TransferPagesRequest | Batch) -> bytes:
-    """Serializes what a client sends on TransferPages."""
+def encode(message: pb.TransferPagesRequest | pb.GetRegionResponse | Batch) -> bytes:
+    """Serializes what carries pages: a client's side of TransferPages, a server's of GetRegion."""
     return encode_batch(message) if isinstance(message, Batch) else message.SerializeToString()
 
 
 def decode_request(data: bytes) -> pb.TransferPagesRequest | Batch:
     """Parses what a client sent on TransferPages. Raises DecodeError."""
-    batch = decode_batch(data)
-    if batch is not None:
-        return batch
-    message = pb.TransferPagesRequest.FromString(data)
-    if message.WhichOneof("step") == "batch":
-        return Batch(message.batch.records, message.batch.number)
-    return message
-
-
-def encode_region(message: pb.GetRegionResponse | Batch) -> bytes:
-    """Serializes what a server sends on GetRegion."""
-    return encode_batch(message) if isinstance(message, Batch) else message.SerializeToString()
+    return _decode(data, pb.TransferPagesRequest)
 
 
 def decode_region(data: bytes) -> pb.GetRegionResponse | Batch:
     """Parses what a server sent on GetRegion. Raises DecodeError."""
+    return _decode(data, pb.GetRegionResponse)
+
+
+def _decode(data: bytes, kind: type[_Carrier]) -> _Carrier | Batch:
     batch = decode_batch(data)
     if batch is not None:
         return batch
-    message = pb.GetRegionResponse.FromString(data)
+    message = kind.FromString(data)
     if message.WhichOneof("step") == "batch":
+        # A batch in another field order than ours: legal, only not free of a copy.
         return Batch(message.batch.records, message.batch.number)
     return message

@@ -7,7 +7,7 @@ from typing import NoReturn
 import grpc
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
@@ -93,24 +93,21 @@ def to_status(error: PagegateError) -> Status:
         # EVIDENCE_REJECTED carries reference values in its message: those are for this side's operator.
         message = "evidence rejected" if error.reason == "EVIDENCE_REJECTED" else error.message
         metadata = dict(error.metadata)
-    details = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)]
-    packed = []
-    for detail in details:
-        box = Any()
-        box.Pack(detail)
-        packed.append(box)
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)]
     if error.retry_after is not None:
-        box = Any()
         delay = Duration()
         delay.FromNanoseconds(int(error.retry_after * 1e9))
-        box.Pack(error_details_pb2.RetryInfo(retry_delay=delay))
-        packed.append(box)
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     if code is grpc.StatusCode.INVALID_ARGUMENT:
-        box = Any()
         violation = error_details_pb2.BadRequest.FieldViolation(field="request", description=message)
-        box.Pack(error_details_pb2.BadRequest(field_violations=[violation]))
-        packed.append(box)
-    return Status(code=code_pb2.Code.Value(code.name), message=message, details=packed)
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    return Status(code=code_pb2.Code.Value(code.name), message=message, details=[_pack(detail) for detail in details])
+
+
+def _pack(detail: Message) -> Any:
+    box = Any()
+    box.Pack(detail)
+    return box
 
 
 def abort(context: grpc.ServicerContext, error: PagegateError) -> NoReturn:

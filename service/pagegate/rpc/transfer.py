@@ -290,7 +290,7 @@ def add_to_server(servicer: PageTransferServicer, server: grpc.Server) -> None:
         "GetRegion": grpc.unary_stream_rpc_method_handler(
             servicer.get_region,
             request_deserializer=pb.GetRegionRequest.FromString,
-            response_serializer=codec.encode_region,
+            response_serializer=codec.encode,
         ),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))

@@ -35,7 +35,7 @@ class Wire:
         self.channel = grpc.insecure_channel(address)
         self.stub = pb_grpc.PageTransferStub(self.channel)
         self.pages = self.channel.stream_stream(
-            "/pagegate.v1.PageTransfer/TransferPages", codec.encode_request, pb.TransferPagesResponse.FromString
+            "/pagegate.v1.PageTransfer/TransferPages", codec.encode, pb.TransferPagesResponse.FromString
         )
         self.transfer_id = os.urandom(16)
         self.transfer = self.bridge.transfer(
