@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pagegate.endorsements import der
 from pagegate.errors import EndorsementError
+from pagegate.evidence import der
 
 MAX_CERTIFICATE = 16 * 1024
 """Bytes; AMD's are below 2 KiB."""
@@ -104,10 +104,10 @@ def _certificate(data: bytes) -> Certificate:
     )
 
 
-def _exactly(node: der.Node, count: int) -> list[der.Node]:
+def _exactly(node: der.Node, count: int) -> tuple[der.Node, ...]:
     children = node.children()
     if len(children) != count:
-        raise der.DerError(f"{len(children)} elements at offset {node.start}, expected {count}")
+        raise der.DerError(f"{len(children)} elements, expected {count}")
     return children
 
 
@@ -136,7 +136,7 @@ def _time(node: der.Node) -> datetime:
     return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
 
 
-def _amd_extensions(optional: list[der.Node]) -> tuple[dict[str, int], bytes | None, str | None]:
+def _amd_extensions(optional: tuple[der.Node, ...]) -> tuple[dict[str, int], bytes | None, str | None]:
     spl: dict[str, int] = {}
     hwid: bytes | None = None
     csp_id: str | None = None

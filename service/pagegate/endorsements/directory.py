@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pagegate.endorsements import der
 from pagegate.endorsements.certificate import Certificate, invalid, parse_certificate, split_pem
 from pagegate.endorsements.clock import Clock, SystemClock
 from pagegate.endorsements.content import MAX_BODY, Content, parse_chain, parse_crl, parse_leaf
 from pagegate.endorsements.part import Part, PartKind, chain_part, crl_part, leaf_part
 from pagegate.errors import ConfigError, EndorsementError
+from pagegate.evidence import der
 from pagegate.evidence.model import EndorsementRequest, Endorsements, KeyKind
 
 MAX_FILES = 10_000

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from endorsement_support import vectors
 from endorsement_support.pki import AMD, CHIP, MILAN_TCB, START, YEAR, Hierarchy, leaf_extensions
-from pagegate.endorsements import der
 from pagegate.endorsements.certificate import MAX_CERTIFICATE, parse_certificate, printable, split_pem
 from pagegate.errors import EndorsementError
+from pagegate.evidence import der
 
 VECTORS = ("milan-v2-go-sev-guest", "genoa-v5-oak", "turin-v5-oak", "milan-v3-vlek-trustee", "milan-v5-gcp-x25519")
 GOOD = vectors.leaf_der("milan-v2-go-sev-guest")

@@ -9,7 +9,6 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from endorsement_support import vectors
 from endorsement_support.pki import CHIP, MILAN_TCB, START, YEAR, Hierarchy, leaf_extensions
-from pagegate.endorsements import der
 from pagegate.endorsements.content import (
     MAX_BODY,
     check_crl_link,
@@ -22,6 +21,7 @@ from pagegate.endorsements.content import (
 )
 from pagegate.endorsements.part import PRODUCTS, PartKind, chain_part, crl_part, leaf_part
 from pagegate.errors import EndorsementError
+from pagegate.evidence import der
 from pagegate.evidence.model import KeyKind
 
 REAL = (
