@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "equal.h"
 #include "guard.h"
 
 eb_role eb_session_peer(const eb_session *session) {
@@ -229,7 +230,7 @@ eb_status eb_session_check_mac(eb_session *session, eb_mac_purpose purpose, cons
   EB_TRY(eb_session_usable(session));
   EB_ENSURE(mac != NULL, EB_ERR_ARGUMENT);
   EB_TRY(message_mac(session, eb_session_peer(session), purpose, message, len, expected));
-  EB_ENSURE(mac_len == eb_suite_find(session->suite)->hash_size && CRYPTO_memcmp(mac, expected, mac_len) == 0,
+  EB_ENSURE(mac_len == eb_suite_find(session->suite)->hash_size && eb_equal(mac, expected, mac_len),
             EB_ERR_MAC);
 done:
   OPENSSL_cleanse(expected, sizeof expected);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "equal.h"
 #include "guard.h"
 #include "record.h"
 #include "session.h"
@@ -197,7 +198,7 @@ eb_status eb_transfer_check_commit_mac(eb_session *session, eb_transfer *transfe
   EB_TRY(usable(transfer));
   EB_ENSURE(mac != NULL, EB_ERR_ARGUMENT);
   EB_TRY(commit_mac(session, eb_session_peer(session), transfer, expected));
-  EB_ENSURE(mac_len == eb_suite_find(session->suite)->hash_size && CRYPTO_memcmp(mac, expected, mac_len) == 0,
+  EB_ENSURE(mac_len == eb_suite_find(session->suite)->hash_size && eb_equal(mac, expected, mac_len),
             EB_ERR_MAC);
 done:
   OPENSSL_cleanse(expected, sizeof expected);
