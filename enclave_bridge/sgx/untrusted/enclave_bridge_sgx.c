@@ -1,6 +1,7 @@
 /* enclave_bridge.h for the application, by ECALLs: one enclave a bridge. Nothing here is trusted. */
 #include "enclave_bridge_sgx.h"
 
+#include <sgx_urts.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
