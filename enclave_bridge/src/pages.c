@@ -257,33 +257,33 @@ static eb_status gather(eb_session *session, const eb_transfer *transfer, const 
   return EB_OK;
 }
 
-/* One verified record takes effect. */
-static eb_status apply(eb_session *session, eb_transfer *transfer, const eb_run *run, size_t i) {
-  const eb_record_header *header = &run->parsed[i];
+/* One verified record is received: its number is used up. */
+static eb_status accept(eb_session *session, const eb_record_header *header) {
   eb_recv_epoch *epoch = eb_session_recv_epoch(session, header->epoch);
   eb_status status = EB_OK;
   /* The same number twice in one run: both were fresh when they were gathered. */
   EB_ENSURE(eb_replay_fresh(&epoch->replay, header->sequence), EB_ERR_REPLAYED);
   EB_TRY(eb_session_confirm_recv(session, header->epoch));
   eb_replay_mark(&epoch->replay, header->sequence);
-  memcpy(transfer->target + run->index[i] * EB_PAGE_SIZE, run->items[i].out, EB_PAGE_SIZE);
-  eb_transfer_record(transfer, run->index[i], run->tags[i]);
-  session->opened_pages++;
 done:
   return status;
 }
 
-/* Opens one run; *applied records took effect, and a status other than EB_OK is the next one's. */
+/* Opens one run; *applied records took effect, and a status other than EB_OK is the next one's, or
+ * says that the target could not be written. */
 static eb_status open_run(eb_session *session, eb_transfer *transfer, const uint8_t *records, size_t n, uint8_t *lane,
                           eb_run *run, size_t *applied) {
-  eb_status status = EB_OK;
-  size_t verified = 0;
+  eb_status status = EB_OK, stored = EB_OK;
+  size_t verified = 0, accepted = 0;
   *applied = 0;
   EB_TRY(gather(session, transfer, records, n, lane, run));
   eb_gcm *gcm = &eb_session_recv_epoch(session, run->parsed[0].epoch)->gcm;
   EB_TRY(gcm->ops->open(gcm, run->items, run->n, EB_RECORD_HEADER_SIZE, EB_PAGE_SIZE, &verified));
-  for (; *applied < verified; ++*applied) EB_TRY(apply(session, transfer, run, *applied));
-  EB_ENSURE(verified == run->n, EB_ERR_TAMPERED);
+  while (accepted < verified && (status = accept(session, &run->parsed[accepted])) == EB_OK) accepted++;
+  if (status == EB_OK && verified < run->n) status = EB_ERR_TAMPERED;
+  stored = eb_transfer_store(transfer, run->index, run->tags, lane, accepted, applied);
+  session->opened_pages += *applied;
+  if (status == EB_OK) status = stored;
 done:
   return status;
 }
@@ -304,7 +304,7 @@ static eb_status open_all(eb_session *session, eb_transfer *transfer, const uint
   eb_run run;
   uint8_t *lane = NULL;
   EB_ENSURE(!atomic_load(&session->closed), EB_ERR_SESSION_CLOSED);
-  EB_ENSURE(transfer->target != NULL, EB_ERR_STATE);
+  EB_ENSURE(eb_transfer_has_target(transfer), EB_ERR_STATE);
   lane = eb_arena_wait(&session->bridge->arena, EB_POOL_LANES);
   while (result->pages < n && status == EB_OK) {
     size_t applied = 0;
@@ -316,7 +316,7 @@ static eb_status open_all(eb_session *session, eb_transfer *transfer, const uint
       result->sequence = run.parsed[applied - 1].sequence;
     }
   }
-  if (status != EB_OK) {
+  if (status != EB_OK && status != EB_ERR_TARGET_FULL && status != EB_ERR_TARGET_IO) {
     result->bad_index = result->pages;
     count_refusal(session, status);
   }

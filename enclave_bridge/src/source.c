@@ -12,7 +12,8 @@ eb_status eb_source_open(eb_bridge *bridge, int fd, uint64_t offset, uint64_t le
   eb_source *made = NULL;
   EB_ENSURE(bridge != NULL && source != NULL && len > 0, EB_ERR_ARGUMENT);
   EB_ENSURE(eb_bridge_alive(bridge), EB_ERR_FORKED);
-  EB_ENSURE(eb_file_covers(fd, offset, len), EB_ERR_SOURCE_UNREADABLE);
+  const eb_file_kind kind = eb_file_look(bridge, fd, offset, len);
+  EB_ENSURE(kind == EB_FILE_MEMORY || kind == EB_FILE_STORED, EB_ERR_SOURCE_UNREADABLE);
   const int mode = fcntl(fd, F_GETFL) & (O_ACCMODE | O_PATH);
   EB_ENSURE(mode == O_RDONLY || mode == O_RDWR, EB_ERR_SOURCE_UNREADABLE);
   made = calloc(1, sizeof *made);

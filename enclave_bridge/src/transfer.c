@@ -1,16 +1,19 @@
 #include "transfer.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
+#include <unistd.h>
 
 #include "guard.h"
 #include "record.h"
 #include "session.h"
 
 #define MAX_PAGES (UINT64_C(1) << 28)
+#define BEHIND_PAGES 256u  /* written one after the other before they are sent to the disk */
 #define COMMIT_CHUNK 128u /* pages hashed at once */
 
 static eb_status usable(const eb_transfer *transfer) {
@@ -32,6 +35,7 @@ eb_status eb_transfer_new(eb_bridge *bridge, const uint8_t transfer_id[EB_TRANSF
   eb_bridge_hold(bridge);
   made->bridge = bridge;
   made->window = *window;
+  made->file = -1;
   memcpy(made->id, transfer_id, sizeof made->id);
   pthread_mutex_init(&made->lock, NULL);
   made->tags = calloc(window->pages, sizeof *made->tags);
@@ -47,6 +51,7 @@ done:
 void eb_transfer_free(eb_transfer *transfer) {
   if (transfer == NULL) return;
   if (transfer->mapping != NULL) munmap(transfer->mapping, transfer->window.pages * EB_PAGE_SIZE);
+  if (transfer->file >= 0) close(transfer->file);
   if (eb_bridge_alive(transfer->bridge)) pthread_mutex_destroy(&transfer->lock);
   free(transfer->tags);
   free(transfer->recorded);
@@ -54,26 +59,42 @@ void eb_transfer_free(eb_transfer *transfer) {
   free(transfer);
 }
 
-/* A file shorter than the mapping would kill the process at the first write beyond its end. */
-static bool covers(int fd, uint64_t offset, uint64_t len) {
-  struct stat facts;
-  if (fstat(fd, &facts) != 0 || offset > INT64_MAX - len) return false;
-  return S_ISCHR(facts.st_mode) || (S_ISREG(facts.st_mode) && (uint64_t)facts.st_size >= offset + len);
+bool eb_transfer_has_target(const eb_transfer *transfer) { return transfer->target != NULL || transfer->file >= 0; }
+
+static eb_status map_target(eb_transfer *transfer, int fd, uint64_t offset) {
+  eb_status status = EB_OK;
+  const uint64_t len = transfer->window.pages * EB_PAGE_SIZE;
+  void *mapping = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)offset);
+  EB_ENSURE(mapping != MAP_FAILED, EB_ERR_TARGET);
+  transfer->mapping = mapping;
+  transfer->target = mapping;
+done:
+  return status;
+}
+
+static eb_status write_target(eb_transfer *transfer, int fd, uint64_t offset) {
+  eb_status status = EB_OK;
+  const int mode = fcntl(fd, F_GETFL);
+  /* pwrite(2) to a file that is open for appending ignores the offset. */
+  EB_ENSURE((mode & (O_PATH | O_APPEND)) == 0 && (mode & O_ACCMODE) != O_RDONLY, EB_ERR_TARGET);
+  const int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  EB_ENSURE(own >= 0, EB_ERR_TARGET);
+  transfer->file_offset = offset;
+  transfer->file = own;
+done:
+  return status;
 }
 
 eb_status eb_transfer_set_target_fd(eb_transfer *transfer, int fd, uint64_t fd_offset) {
   eb_status status = EB_OK;
   bool locked = false;
   EB_TRY(usable(transfer));
-  const uint64_t len = transfer->window.pages * EB_PAGE_SIZE;
   EB_ENSURE(fd_offset % EB_PAGE_SIZE == 0, EB_ERR_UNALIGNED);
-  EB_ENSURE(covers(fd, fd_offset, len), EB_ERR_TARGET);
+  const eb_file_kind kind = eb_file_look(transfer->bridge, fd, fd_offset, transfer->window.pages * EB_PAGE_SIZE);
+  EB_ENSURE(kind != EB_FILE_NONE, EB_ERR_TARGET);
   locked = pthread_mutex_lock(&transfer->lock) == 0;
-  EB_ENSURE(transfer->target == NULL, EB_ERR_STATE);
-  void *mapping = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)fd_offset);
-  EB_ENSURE(mapping != MAP_FAILED, EB_ERR_TARGET);
-  transfer->mapping = mapping;
-  transfer->target = mapping;
+  EB_ENSURE(!eb_transfer_has_target(transfer), EB_ERR_STATE);
+  EB_TRY(kind == EB_FILE_STORED ? write_target(transfer, fd, fd_offset) : map_target(transfer, fd, fd_offset));
 done:
   if (locked) pthread_mutex_unlock(&transfer->lock);
   return status;
@@ -85,7 +106,7 @@ eb_status eb_transfer_set_target_memory(eb_transfer *transfer, uint8_t *memory, 
   EB_ENSURE(memory != NULL, EB_ERR_ARGUMENT);
   EB_ENSURE(len == transfer->window.pages * EB_PAGE_SIZE, EB_ERR_LENGTH);
   pthread_mutex_lock(&transfer->lock);
-  if (transfer->target != NULL)
+  if (eb_transfer_has_target(transfer))
     status = EB_ERR_STATE;
   else
     transfer->target = memory;
@@ -126,6 +147,48 @@ void eb_transfer_record(eb_transfer *transfer, uint64_t index, const uint8_t tag
 void eb_transfer_drop(eb_transfer *transfer, uint64_t index) {
   transfer->pages -= is_recorded(transfer, index);
   transfer->recorded[index / 64] &= ~(UINT64_C(1) << (index % 64));
+}
+
+/* Pages that come one after the other go to the disk a piece at a time: otherwise all of them wait
+ * for the fsync of the commit. */
+static void write_behind(eb_transfer *transfer, uint64_t first, uint64_t n) {
+  if (first != transfer->behind_end) transfer->behind_first = first;
+  transfer->behind_end = first + n;
+  const uint64_t waiting = transfer->behind_end - transfer->behind_first;
+  if (waiting < BEHIND_PAGES) return;
+  eb_file_write_behind(transfer->file, transfer->file_offset + transfer->behind_first * EB_PAGE_SIZE,
+                       waiting * EB_PAGE_SIZE);
+  transfer->behind_first = transfer->behind_end;
+}
+
+static eb_status store_run(eb_transfer *transfer, uint64_t first, const uint8_t *pages, size_t n) {
+  if (transfer->target != NULL) {
+    memcpy(transfer->target + first * EB_PAGE_SIZE, pages, n * EB_PAGE_SIZE);
+    return EB_OK;
+  }
+  const int error = eb_file_write(transfer->file, transfer->file_offset + first * EB_PAGE_SIZE, pages, n * EB_PAGE_SIZE);
+  if (error != 0) return error == ENOSPC || error == EDQUOT || error == EFBIG ? EB_ERR_TARGET_FULL : EB_ERR_TARGET_IO;
+  write_behind(transfer, first, n);
+  return EB_OK;
+}
+
+eb_status eb_transfer_store(eb_transfer *transfer, const uint64_t *index, uint8_t (*tags)[EB_TAG_SIZE],
+                            const uint8_t *pages, size_t n, size_t *stored) {
+  eb_status status = EB_OK;
+  for (*stored = 0; *stored < n && status == EB_OK;) {
+    const size_t first = *stored;
+    size_t end = first + 1; /* pages that follow each other go together */
+    while (end < n && index[end] == index[end - 1] + 1) end++;
+    status = store_run(transfer, index[first], pages + first * EB_PAGE_SIZE, end - first);
+    for (size_t i = first; i < end; i++) {
+      if (status == EB_OK)
+        eb_transfer_record(transfer, index[i], tags[i]);
+      else
+        eb_transfer_drop(transfer, index[i]); /* what was there may be written over in part */
+    }
+    if (status == EB_OK) *stored = end;
+  }
+  return status;
 }
 
 eb_status eb_transfer_forget(eb_transfer *transfer, uint64_t first_gpa, uint64_t pages) {
