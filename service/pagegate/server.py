@@ -136,7 +136,13 @@ class Server:
         return f"{self.options.listen.rpartition(':')[0]}:{self.port}"
 
     def start(self) -> Self:
-        """Begins to serve; health becomes SERVING."""
+        """Begins to serve; health becomes SERVING.
+
+        Each region's generation is told to the observer: one that is higher than the last commit in the audit log
+        was committed by a server that was killed before it could log or acknowledge it.
+        """
+        for region in self.regions:
+            self._observer(ServerEvent("start", region.spec.name, {"generation": region.generation}))
         self._grpc.start()
         for service in ("", *_SERVICES):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)

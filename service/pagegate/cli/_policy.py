@@ -10,7 +10,7 @@ from pagegate.connect import build_appraiser, policy_path
 from pagegate.errors import PagegateError
 from pagegate.evidence.appraisal import EvidenceAppraiser
 from pagegate.evidence.model import Appraiser, Verdict
-from pagegate.evidence.policy import load_policy
+from pagegate.evidence.policy import Policy, load_policy
 from pagegate.evidence.policy.reload import PolicyFile
 from pagegate.evidence.shadow import ShadowAppraiser
 from pagegate.rpc.events import Observer, ServerEvent
@@ -33,6 +33,10 @@ class PolicyInForce:
         self._in_force: EvidenceAppraiser = build_appraiser(config, self._file.policy)
         self._told: PagegateError | None = None
         self._judged_at = time.monotonic()
+        self._tell(self._file.policy, 0)
+
+    def _tell(self, policy: Policy, closed: int) -> None:
+        self._observer(ServerEvent("policy", str(self._path), {"digest": policy.digest, "closed": closed}))
 
     @property
     def appraiser(self) -> Appraiser:
@@ -61,7 +65,7 @@ class PolicyInForce:
             self._in_force = self._in_force.with_policy(look.policy)
             closed = self._judge(server)
             _log.info("policy reloaded; %d sessions closed", closed)
-            self._observer(ServerEvent("policy", str(self._path), {"digest": look.policy.digest, "closed": closed}))
+            self._tell(look.policy, closed)
         self._told = look.error
         if time.monotonic() - self._judged_at >= REAPPRAISE_EVERY_S:
             self._judge(server)

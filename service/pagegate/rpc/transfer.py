@@ -66,6 +66,7 @@ class PageTransferServicer:
                 result, generation = region.write_page(self._bridge, session, record)
             self._opened(region, result)
             span.set({"pagegate.region": region.spec.name, "pagegate.generation": generation})
+            self._told("commit", live, region, generation, 1)
             receipt = session.mac(eb.MacPurpose.RECEIPT, macs.page(record[-eb.TAG_SIZE :], generation))
             return pb.TransferPageResponse(generation=generation, receipt=receipt)
 
@@ -144,19 +145,8 @@ class PageTransferServicer:
             receipt = receiver.commit(session, commit.pages, commit.mac)
             span.set({"pagegate.generation": receipt.generation, "pagegate.pages": receipt.pages})
         self._registry.finished(receiver)
-        self._observer(
-            ServerEvent(
-                "commit",
-                live.verdict.identity or live.peer_address,
-                {
-                    "region": receiver.region.spec.name,
-                    "generation": receipt.generation,
-                    "pages": receipt.pages,
-                    "transfer": receiver.transfer_id.hex(),
-                    "session": live.established.session_id.hex(),
-                },
-            )
-        )
+        transfer = receiver.transfer_id.hex()
+        self._told("commit", live, receiver.region, receipt.generation, receipt.pages, transfer=transfer)
         mac = session.mac(
             eb.MacPurpose.RECEIPT,
             macs.committed(receiver.transfer_id, receipt.pages, receipt.generation, receipt.commit_mac),
@@ -193,6 +183,7 @@ class PageTransferServicer:
                 mac = session.mac(
                     eb.MacPurpose.RECEIPT, macs.info(request.transfer_id, spec.base_gpa, spec.pages, generation)
                 )
+                self._told("read", live, region, generation, pages)
                 yield pb.GetRegionResponse(
                     info=pb.RegionInfo(base_gpa=spec.base_gpa, pages=spec.pages, generation=generation, mac=mac)
                 )
@@ -221,6 +212,22 @@ class PageTransferServicer:
         region = self._regions.by_number(number)
         live.granted(number, mode)
         return region
+
+    def _told(self, kind: str, live: LiveSession, region: Region, generation: int, pages: int, **details: str) -> None:
+        """Tells the observer, before the peer is told: what was acknowledged or handed out is in the audit log."""
+        self._observer(
+            ServerEvent(
+                kind,
+                live.verdict.identity or live.peer_address,
+                {
+                    "region": region.spec.name,
+                    "generation": generation,
+                    "pages": pages,
+                    **details,
+                    "session": live.established.session_id.hex(),
+                },
+            )
+        )
 
     def _opened(self, region: Region, result: eb.OpenResult) -> None:
         attributes = {"pagegate.direction": "in", "pagegate.region": region.spec.name}
