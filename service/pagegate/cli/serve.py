@@ -21,6 +21,7 @@ from pagegate.config import ServeConfig
 from pagegate.connect import build_platform
 from pagegate.errors import ConfigError
 from pagegate.handshake.model import Limits
+from pagegate.rpc.admission import AdmissionLimits
 from pagegate.rpc.events import Observer, ServerEvent, ignore
 from pagegate.rpc.tls import ServerTls
 from pagegate.server import Server, ServerOptions
@@ -37,7 +38,7 @@ def server_options(config: ServeConfig) -> ServerOptions:
         limits=Limits(config.session_lifetime, config.max_batch_pages, config.max_batches_in_flight),
         max_sessions=config.max_sessions,
         max_handshakes=config.max_handshakes,
-        max_streams=config.max_streams,
+        admission=AdmissionLimits(max_streams=config.max_streams),
         tls=tls,
     )
 
