@@ -31,6 +31,7 @@ from pagegate.telemetry import NO_TELEMETRY, Tracing
 from pagegate.transfer.region import RegionSpec, RegionTable
 from pagegate.transfer.registry import TransferRegistry
 from pagegate.transfer.session import SessionTable
+from pagegate.transfer.traffic import Traffic
 from pagegate.v1 import attestation_pb2, attestation_pb2_grpc, transfer_pb2
 
 _SERVICES = (
@@ -87,6 +88,8 @@ class Server:
         self.started_at = time.time()
         self._observer = observer
         self._appraiser = appraiser
+        self.platform = platform
+        self.traffic = Traffic()
         self.bridge = eb.Bridge(max_sessions=options.max_sessions, max_handshakes=options.max_handshakes + 1)
         self.regions = RegionTable(regions)
         self.sessions = SessionTable(options.max_sessions)
@@ -112,7 +115,7 @@ class Server:
         attestation_pb2_grpc.add_AttestationServicer_to_server(self.attestation, self._grpc)
         rpc_transfer.add_to_server(
             rpc_transfer.PageTransferServicer(
-                self.bridge, self.regions, self.sessions, self._registry, telemetry, observer
+                self.bridge, self.regions, self.sessions, self._registry, telemetry, observer, self.traffic
             ),
             self._grpc,
         )
@@ -146,6 +149,10 @@ class Server:
     def address(self) -> str:
         """Host and port as bound."""
         return f"{self.options.listen.rpartition(':')[0]}:{self.port}"
+
+    def staged(self) -> dict[int, tuple[int, int]]:
+        """Number of each region that is being written -> pages staged, pages to come in all."""
+        return self._registry.staged()
 
     def start(self) -> Self:
         """Begins to serve; health becomes SERVING."""

@@ -54,6 +54,8 @@ class Gate:
 
     def __init__(self, limits: AdmissionLimits) -> None:
         self.limits = limits
+        self.pace = limits.pace
+        """How slow the peers of new calls may be; may be changed while calls run."""
         self.flight = Flight(limits.max_bytes_in_flight)
         self._lock = threading.Condition()
         self._live = 0
@@ -160,7 +162,7 @@ class Admission(grpc.ServerInterceptor):
     ) -> Iterator[Any]:
         with self._call(method, context), self._argument(handler, method, requests, context) as argument:
             responses = (handler.stream_stream or handler.unary_stream)(argument, context)
-            patience = Patience(self._gate.limits.pace)
+            patience = Patience(self._gate.pace)
 
             def late() -> None:
                 error = patience.worn_out("does not read what it asked for")
@@ -187,7 +189,7 @@ class Admission(grpc.ServerInterceptor):
     def _argument(
         self, handler: Any, method: str, requests: Iterator[Any], context: grpc.ServicerContext
     ) -> Iterator[Any]:
-        patience = Patience(self._gate.limits.pace, first_s=FIRST_MESSAGE_S)
+        patience = Patience(self._gate.pace, first_s=FIRST_MESSAGE_S)
         if method == _ATTEST:
             # A handshake is paced as a whole, by the service.
             yield requests

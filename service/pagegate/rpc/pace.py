@@ -24,7 +24,7 @@ FIRST_MESSAGE_S = 5.0
 _LOOK_EVERY_S = 0.25
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class PaceLimits:
     """How slow a peer may be."""
 

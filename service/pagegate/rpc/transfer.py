@@ -23,6 +23,7 @@ from pagegate.transfer.receiver import Receiver
 from pagegate.transfer.region import Region, RegionTable
 from pagegate.transfer.registry import TransferRegistry
 from pagegate.transfer.session import LiveSession, SessionTable
+from pagegate.transfer.traffic import Traffic
 from pagegate.v1 import transfer_pb2 as pb
 
 _log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class PageTransferServicer:
         registry: TransferRegistry,
         telemetry: Tracing,
         observer: Observer,
+        traffic: Traffic,
     ) -> None:
         self._bridge = bridge
         self._regions = regions
@@ -51,6 +53,7 @@ class PageTransferServicer:
         self._registry = registry
         self._telemetry = telemetry
         self._observer = observer
+        self._traffic = traffic
 
     # ---- TransferPage -------------------------------------------------------------
 
@@ -225,6 +228,7 @@ class PageTransferServicer:
                     self._telemetry.count("pagegate.pages", count, sent)
                     self._telemetry.count("pagegate.bytes", count * eb.PAGE_SIZE, sent)
                     live.pages_out += count
+                    self._traffic.add(sent=count * eb.PAGE_SIZE)
                     self._telemetry.timed_span(
                         "pagegate.bridge.seal", nanoseconds=result.nanoseconds, attributes={"pagegate.pages": count}
                     )
@@ -240,6 +244,7 @@ class PageTransferServicer:
 
     def _opened(self, live: LiveSession, region: Region, result: eb.OpenResult) -> None:
         live.pages_in += result.pages
+        self._traffic.add(received=result.pages * eb.PAGE_SIZE)
         attributes = {"pagegate.direction": "in", "pagegate.region": region.spec.name}
         self._telemetry.count("pagegate.pages", result.pages, attributes)
         self._telemetry.count("pagegate.bytes", result.pages * eb.PAGE_SIZE, attributes)
