@@ -36,6 +36,10 @@ _SERVICES = (
     transfer_pb2.DESCRIPTOR.services_by_name["PageTransfer"].full_name,
 )
 
+READINESS = "readiness"
+"""Health service for readiness probes: also NOT_SERVING while no peer could believe this machine. That of "" tells
+only that the process serves: sessions that are open go on."""
+
 Reappraise = Callable[[Verdict, datetime], Verdict]
 """Judges a kept verdict again under the policy now in force."""
 
@@ -138,9 +142,22 @@ class Server:
     def start(self) -> Self:
         """Begins to serve; health becomes SERVING."""
         self._grpc.start()
-        for service in ("", *_SERVICES):
+        for service in ("", READINESS, *_SERVICES):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return self
+
+    def trusted(self, *, trusted: bool) -> None:
+        """Says whether new handshakes can succeed: health of READINESS and of Attestation."""
+        status = health_pb2.HealthCheckResponse
+        for service in (READINESS, _SERVICES[0]):
+            self._health.set(service, status.SERVING if trusted else status.NOT_SERVING)
+
+    def attest_again(self) -> int:
+        """Ends every session, so that each peer attests anew (clients do by themselves). Returns how many."""
+        ended = list(self.sessions)
+        for live in ended:
+            self.sessions.drop(live.established.session_id)
+        return len(ended)
 
     def reappraise(self, appraiser: Appraiser, judge: Reappraise) -> int:
         """Puts a new policy in force: open sessions that it would not admit are closed. Returns how many."""

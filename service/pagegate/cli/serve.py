@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from datetime import timedelta
 from functools import partial
 from typing import Any, cast
 
@@ -18,13 +19,15 @@ from pagegate.cli._options import (
 )
 from pagegate.cli._policy import PolicyInForce
 from pagegate.config import ServeConfig
-from pagegate.connect import build_platform
+from pagegate.connect import build_platform, endorsement_settings
+from pagegate.endorsements import Cache
 from pagegate.errors import ConfigError
 from pagegate.handshake.model import Limits
 from pagegate.rpc.events import Observer, ServerEvent, ignore
 from pagegate.rpc.tls import ServerTls
 from pagegate.server import Server, ServerOptions
 from pagegate.telemetry.logs import configure_logging
+from pagegate.upkeep import Upkeep
 
 
 def server_options(config: ServeConfig) -> ServerOptions:
@@ -67,7 +70,16 @@ def command(**options: Any) -> None:
     telemetry = build_telemetry(config, "pagegate-server", prometheus_port=config.prometheus_port)
     audit = _open_audit(config)
     observer: Observer = ignore if audit is None else partial(_audit_event, audit)
-    policy = PolicyInForce(config, observer)
+    policy = PolicyInForce(config, observer, telemetry)
+    settings = endorsement_settings(config)
+    upkeep = Upkeep(
+        platform,
+        lambda: policy.in_force,
+        Cache(settings.cache_path, max_bytes=settings.cache_max_bytes),
+        telemetry,
+        observer,
+        warn_before=timedelta(days=config.warn_days),
+    )
     server = Server(
         platform=platform,
         appraiser=policy.appraiser,
@@ -88,11 +100,15 @@ def command(**options: Any) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, on_signal)
     server.start()
+    upkeep.start(server)
     click.echo(f"listening on {server.address}")
     while not stop.wait(0.2):
         asked = reload.is_set()
         reload.clear()
         policy.tend(server, asked=asked)
+        if asked:
+            upkeep.ask()
+    upkeep.stop()
     server.stop(config.drain_seconds)
     if audit is not None:
         audit.close()

@@ -106,7 +106,7 @@ def test_send_when_the_client_is_not_in_the_policy_is_refused(site, serving, pag
     server = serving(*site.server_flags())
     flags = [f for f in site.client_flags if not f.startswith("--simulated-workload")]
     done = pagegate("send", server.address, "book", "-", *flags, "--simulated-workload=other", stdin=b"x")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert b"EVIDENCE_REJECTED" in done.stderr
     assert b"SNP_MEASUREMENT" in done.stderr
     wait_for(server.log, "SNP_MEASUREMENT")
