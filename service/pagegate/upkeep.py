@@ -170,8 +170,8 @@ class Upkeep:
             return
         closed = server.attest_again()
         tcb = str(verdict.claims.details.get("reported_tcb", "")) if verdict.claims is not None else ""
-        _log.warning("this machine has new endorsements; %d sessions must attest again", closed)
         self._observer(ServerEvent("rotation", self._platform.name, {"tcb": tcb, "closed": closed}))
+        _log.warning("this machine has new endorsements; %d sessions must attest again", closed)
 
 
 def _stamp(path: Path | None) -> tuple[tuple[int, int], ...]:

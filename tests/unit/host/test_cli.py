@@ -111,7 +111,7 @@ def test_doctor_when_policy_is_above_the_guest_then_fails_and_says_which_part(
     finding = _floor(build, simulated_root, tmp_path, microcode=220, capsys=capsys)
     assert finding["status"] == "fail"
     assert "microcode" in finding["found"]
-    assert "pagegate rotate" in finding["fix"]
+    assert "pagegate rotate endorsements" in finding["fix"]
 
 
 def test_doctor_when_guest_is_at_the_policys_floor_then_passes(
