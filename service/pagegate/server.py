@@ -42,6 +42,10 @@ _SERVICES = (
 FINISH_SHARE = 0.5
 """Share of the grace period in which running streams may end by themselves; the rest is for their commits."""
 _LAST_WORDS_S = 0.5
+READINESS = "readiness"
+"""Health service for readiness probes: also NOT_SERVING while no peer could believe this machine. That of "" tells
+only that the process serves: sessions that are open go on."""
+
 Reappraise = Callable[[Verdict, datetime], Verdict]
 """Judges a kept verdict again under the policy now in force."""
 
@@ -164,9 +168,22 @@ class Server:
             self._observer(ServerEvent("start", region.spec.name, {"generation": region.generation}))
         self._watchdog.start()
         self._grpc.start()
-        for service in ("", *_SERVICES):
+        for service in ("", READINESS, *_SERVICES):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return self
+
+    def trusted(self, *, trusted: bool) -> None:
+        """Says whether new handshakes can succeed: health of READINESS and of Attestation."""
+        status = health_pb2.HealthCheckResponse
+        for service in (READINESS, _SERVICES[0]):
+            self._health.set(service, status.SERVING if trusted else status.NOT_SERVING)
+
+    def attest_again(self) -> int:
+        """Ends every session, so that each peer attests anew (clients do by themselves). Returns how many."""
+        ended = list(self.sessions)
+        for live in ended:
+            self.sessions.drop(live.established.session_id)
+        return len(ended)
 
     def reappraise(self, appraiser: Appraiser, judge: Reappraise) -> int:
         """Puts a new policy in force: open sessions that it would not admit are closed. Returns how many."""

@@ -15,6 +15,7 @@ from pagegate.evidence.shadow import ShadowAppraiser
 from pagegate.operate.reloads import Reloads
 from pagegate.rpc.events import Observer, ServerEvent
 from pagegate.server import Server
+from pagegate.telemetry import NO_TELEMETRY, Tracing
 
 _log = logging.getLogger("pagegate.policy")
 REAPPRAISE_EVERY_S = 5.0
@@ -23,14 +24,16 @@ REAPPRAISE_EVERY_S = 5.0
 class PolicyInForce:
     """The appraiser a server uses, and the file it comes from."""
 
-    def __init__(self, config: ServeConfig, observer: Observer, *, reloads: Reloads) -> None:
+    def __init__(
+        self, config: ServeConfig, observer: Observer, *, reloads: Reloads, telemetry: Tracing = NO_TELEMETRY
+    ) -> None:
         """Raises PolicyError, ConfigError when the first policy cannot be had."""
         self._path = policy_path(config)
         self._shadow = load_policy(config.shadow_policy) if config.shadow_policy else None
         self._observer = observer
         # Loaded once: what the follower has seen is what is in force, also when the file changes just now.
         self._file = PolicyFile(self._path)
-        self._in_force: EvidenceAppraiser = build_appraiser(config, self._file.policy)
+        self._in_force: EvidenceAppraiser = build_appraiser(config, self._file.policy, telemetry)
         self._reloads = reloads
         reloads.first("policy")
         self._judged_at = time.monotonic()
@@ -48,6 +51,11 @@ class PolicyInForce:
     def path(self) -> str:
         """The file it comes from."""
         return str(self._path)
+
+    @property
+    def in_force(self) -> EvidenceAppraiser:
+        """The appraiser under the policy in force, unwatched."""
+        return self._in_force
 
     @property
     def appraiser(self) -> Appraiser:

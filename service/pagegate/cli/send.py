@@ -82,7 +82,7 @@ def command(
             Client(
                 target,
                 platform=platform,
-                appraiser=build_appraiser(config),
+                appraiser=build_appraiser(config, telemetry=telemetry),
                 regions={region: "write"},
                 tls=ClientTls.pins(tls_server_cert) if tls_server_cert else None,
                 telemetry=telemetry,
