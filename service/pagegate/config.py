@@ -129,6 +129,12 @@ class ServeConfig(PeerConfig):
     )
     drain_seconds: float = Field(20.0, ge=0, description="Seconds that running calls get to finish on SIGTERM.")
     prometheus_port: int | None = Field(None, ge=1, le=65535, description="Port of the Prometheus endpoint.")
+    prometheus_host: str = Field("127.0.0.1", description="Address the Prometheus endpoint listens on.")
+    health_listen: str | None = Field(
+        None,
+        description="Address and port of a plain-text port that answers gRPC health checks and nothing else, "
+        "for probes that cannot speak TLS (kubelet).",
+    )
     audit: bool = Field(True, description="Keep the audit log in the state directory.")
     log_json: bool = Field(False, description="Write logs as JSON lines with trace ids.")
 

@@ -56,6 +56,8 @@ class ServerOptions:
     stale_transfer_s: float = 30.0
     """Seconds after which a broken transfer loses its region to another writer."""
     tls: ServerTls | None = None
+    health_listen: str | None = None
+    """Address and port of a plain-text port with the health service alone; None for none."""
 
 
 class Server:
@@ -118,6 +120,7 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
         self.port = self._bind(options)
+        self._probes = self._probe_server(options.health_listen) if options.health_listen else None
         self._stopping = threading.Lock()
 
     def _bind(self, options: ServerOptions) -> int:
@@ -130,6 +133,18 @@ class Server:
                 "LISTEN", f"cannot listen on {options.listen}: the address is in use or not this machine's"
             ) from error
 
+    def _probe_server(self, listen: str) -> grpc.Server:
+        """Health checks in plain text and nothing else: kubelet's probes speak no TLS."""
+        probes = grpc.server(ThreadPoolExecutor(max_workers=2, thread_name_prefix="pagegate-probe"))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, probes)
+        try:
+            probes.add_insecure_port(listen)
+        except RuntimeError as error:
+            raise ConfigError(
+                "LISTEN", f"cannot answer health checks on {listen}: the address is in use or not this machine's"
+            ) from error
+        return probes
+
     @property
     def address(self) -> str:
         """Host and port as bound."""
@@ -138,6 +153,8 @@ class Server:
     def start(self) -> Self:
         """Begins to serve; health becomes SERVING."""
         self._grpc.start()
+        if self._probes is not None:
+            self._probes.start()
         for service in ("", *_SERVICES):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return self
@@ -176,6 +193,8 @@ class Server:
         with self._stopping:
             self.drain()
             self._grpc.stop(grace_s).wait()
+            if self._probes is not None:
+                self._probes.stop(None).wait()
             self.sessions.close()
             self.regions.close()
             self.bridge.close()

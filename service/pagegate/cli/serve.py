@@ -39,6 +39,7 @@ def server_options(config: ServeConfig) -> ServerOptions:
         max_handshakes=config.max_handshakes,
         max_streams=config.max_streams,
         tls=tls,
+        health_listen=config.health_listen,
     )
 
 
@@ -64,7 +65,12 @@ def command(**options: Any) -> None:
     platform = build_platform(config)
     if platform.simulated or config.allow_simulated:
         warn_simulated("this server")
-    telemetry = build_telemetry(config, "pagegate-server", prometheus_port=config.prometheus_port)
+    telemetry = build_telemetry(
+        config,
+        "pagegate-server",
+        prometheus_port=config.prometheus_port,
+        prometheus_host=config.prometheus_host,
+    )
     audit = _open_audit(config)
     observer: Observer = ignore if audit is None else partial(_audit_event, audit)
     policy = PolicyInForce(config, observer)
