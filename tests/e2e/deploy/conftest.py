@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import socket
 import subprocess
-from collections.abc import Callable
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from pagegate.platforms.simulated import SimulatedRoot
 
 ROOT = Path(__file__).parents[3]
 DEPLOY = ROOT / "deploy"
@@ -98,3 +107,105 @@ def _closed(schema: Any) -> Any:
     ):
         closed["additionalProperties"] = False
     return closed
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class ConfigMapVolume:
+    """A ConfigMap volume as kubelet writes it: files are links through `..data`, which one rename swaps."""
+
+    def __init__(self, directory: Path, content: dict[str, str]) -> None:
+        self.directory = directory
+        directory.mkdir()
+        self._versions = 0
+        self.update(content)
+        for name in content:
+            (directory / name).symlink_to(Path("..data") / name)
+
+    def update(self, content: dict[str, str]) -> None:
+        """The new content in a new directory, the link renamed over, the former directory removed."""
+        self._versions += 1
+        new = self.directory / f"..2026_11_23_{self._versions:09d}"
+        new.mkdir()
+        for name, text in content.items():
+            (new / name).write_text(text)
+        data, fresh = self.directory / "..data", self.directory / "..data_tmp"
+        former = data.resolve() if data.is_symlink() else None
+        fresh.symlink_to(new.name)
+        fresh.rename(data)
+        if former is not None:
+            shutil.rmtree(former)
+
+
+@dataclass
+class Pod:
+    """A server started by the chart's own configuration for values `plain`, its paths and ports moved here."""
+
+    process: subprocess.Popen[str]
+    address: str
+    metrics: str
+    health: str
+    log: Path
+    policy: ConfigMapVolume
+
+    def scrape(self) -> str:
+        with urllib.request.urlopen(self.metrics, timeout=10) as answer:
+            return str(answer.read().decode())
+
+    def wait_for_log(self, text: str) -> None:
+        deadline = time.monotonic() + 30
+        while text not in self.log.read_text():
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def pod(
+    render: Callable[..., list[Manifest]], simulated_root: SimulatedRoot, tmp_path: Path
+) -> Iterator[Callable[[str], Pod]]:
+    """pod(policy): a running server; stopped by SIGTERM at the end, which must end it in order."""
+    with contextlib.ExitStack() as stack:
+
+        def start(policy: str) -> Pod:
+            maps = [m for m in render("-f", VALUES / "plain.yaml") if m["kind"] == "ConfigMap"]
+            options = yaml.safe_load(next(m for m in maps if "serve.yaml" in m["data"])["data"]["serve.yaml"])
+            volume = ConfigMapVolume(tmp_path / "policy", {"policy.yaml": policy})
+            assert options["policy"] == "/etc/pagegate/policy/policy.yaml"
+            options |= {
+                "listen": "127.0.0.1:0",
+                "health_listen": f"127.0.0.1:{free_port()}",
+                "prometheus_host": "127.0.0.1",
+                "prometheus_port": free_port(),
+                "policy": str(volume.directory / "policy.yaml"),
+                "state_dir": str(tmp_path / "state"),
+                "simulated_root": str(simulated_root._directory),
+            }
+            file, log = tmp_path / "serve.yaml", tmp_path / "serve.log"
+            file.write_text(yaml.safe_dump(options))
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-m", "pagegate", "serve", "--config", str(file)],
+                    stdout=subprocess.PIPE,
+                    stderr=stack.enter_context(log.open("w")),
+                    text=True,
+                    env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                )
+            )
+
+            def end() -> None:
+                process.terminate()
+                assert process.wait(timeout=60) == 0, log.read_text()
+
+            stack.callback(end)
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line.startswith("listening on "), log.read_text()
+            metrics = f"http://127.0.0.1:{options['prometheus_port']}/metrics"
+            address = line.strip().removeprefix("listening on ")
+            return Pod(process, address, metrics, options["health_listen"], log, volume)
+
+        yield start
