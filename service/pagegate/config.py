@@ -202,6 +202,12 @@ class ServeConfig(PeerConfig):
         False, description="Report this machine's RMP faults and SNP kernel events ('pagegate watch') as telemetry."
     )
     prometheus_port: int | None = Field(None, ge=1, le=65535, description="Port of the Prometheus endpoint.")
+    prometheus_host: str = Field("127.0.0.1", description="Address the Prometheus endpoint listens on.")
+    health_listen: str | None = Field(
+        None,
+        description="Address and port of a plain-text port that answers gRPC health checks and nothing else, "
+        "for probes that cannot speak TLS (kubelet).",
+    )
     audit: bool = Field(True, description="Keep the audit log in the state directory.")
     log_json: bool = Field(False, description="Write logs as JSON lines with trace ids (SIGHUP reloads it).")
     log_level: LogLevel = Field(LogLevel.INFO, description="Least important log lines to write (SIGHUP reloads it).")

@@ -72,6 +72,8 @@ class ServerOptions:
     tls: ServerTls | None = None
     tls_overlap_s: float = 3600.0
     """Seconds for which a replaced certificate is attested to connections that were opened with it."""
+    health_listen: str | None = None
+    """Address and port of a plain-text port with the health service alone; None for none."""
 
 
 class Server:
@@ -128,6 +130,7 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
         self.port = self._bind(options)
+        self._probes = self._probe_server(options.health_listen) if options.health_listen else None
         self._stopping = threading.Lock()
 
     def _settings(self) -> ServerSettings:
@@ -149,6 +152,18 @@ class Server:
                 "LISTEN", f"cannot listen on {options.listen}: the address is in use or not this machine's"
             ) from error
 
+    def _probe_server(self, listen: str) -> grpc.Server:
+        """Health checks in plain text and nothing else: kubelet's probes speak no TLS."""
+        probes = grpc.server(ThreadPoolExecutor(max_workers=2, thread_name_prefix="pagegate-probe"))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, probes)
+        try:
+            probes.add_insecure_port(listen)
+        except RuntimeError as error:
+            raise ConfigError(
+                "LISTEN", f"cannot answer health checks on {listen}: the address is in use or not this machine's"
+            ) from error
+        return probes
+
     @property
     def address(self) -> str:
         """Host and port as bound."""
@@ -168,6 +183,8 @@ class Server:
             self._observer(ServerEvent("start", region.spec.name, {"generation": region.generation}))
         self._watchdog.start()
         self._grpc.start()
+        if self._probes is not None:
+            self._probes.start()
         for service in ("", READINESS, *_SERVICES):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return self
@@ -231,6 +248,8 @@ class Server:
             self._grpc.stop(_LAST_WORDS_S if idle else 0.0).wait()
             self._watchdog.stop()
             self._readers.shutdown(wait=False)
+            if self._probes is not None:
+                self._probes.stop(None).wait()
             self.sessions.close()
             self.regions.close()
             self.bridge.close()

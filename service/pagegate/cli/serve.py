@@ -66,7 +66,12 @@ def command(**options: Any) -> None:
     platform = build_platform(config)
     if platform.simulated or config.allow_simulated:
         warn_simulated("this server")
-    telemetry = build_telemetry(config, "pagegate-server", prometheus_port=config.prometheus_port)
+    telemetry = build_telemetry(
+        config,
+        "pagegate-server",
+        prometheus_port=config.prometheus_port,
+        prometheus_host=config.prometheus_host,
+    )
     reloads = Reloads(telemetry)
     settings = OptionsInForce(config, lambda: cast(ServeConfig, settle(ServeConfig, dict(given))), reloads)
     certificate = CertificateInForce(config, reloads)
