@@ -2,7 +2,6 @@
 #define EB_BRIDGE_H
 
 #include <stdatomic.h>
-#include <sys/types.h>
 
 #include "arena.h"
 #include "file_io.h"
@@ -16,7 +15,7 @@ struct eb_bridge {
   eb_arena arena;
   eb_crypto crypto;
   const eb_gcm_ops *gcm;
-  dev_t memfd_device; /* where memfds are; 0: not known */
+  uint64_t memfd_device; /* where memfds are; 0: not known */
   eb_staging staging[EB_STAGING_SLOTS]; /* beside the arena's slots of the same number */
 };
 

@@ -12,18 +12,7 @@
 #include "bridge.h"
 #include "guard.h"
 
-eb_file_kind eb_file_look(const eb_bridge *bridge, int fd, uint64_t offset, uint64_t len) {
-  struct stat facts;
-  struct statfs system;
-  if (fstat(fd, &facts) != 0 || len > INT64_MAX || offset > INT64_MAX - len) return EB_FILE_NONE;
-  if (S_ISCHR(facts.st_mode)) return EB_FILE_DEVICE;
-  if (!S_ISREG(facts.st_mode) || (uint64_t)facts.st_size < offset + len) return EB_FILE_NONE;
-  if (facts.st_dev == bridge->memfd_device) return EB_FILE_MEMORY;
-  if (fstatfs(fd, &system) != 0) return EB_FILE_NONE;
-  /* A PCI BAR (sysfs) and huge pages cannot be written but through a mapping. */
-  const bool only_mapped = system.f_type == SYSFS_MAGIC || system.f_type == HUGETLBFS_MAGIC;
-  return only_mapped ? EB_FILE_MEMORY : EB_FILE_STORED;
-}
+#define BEHIND (UINT64_C(1) << 20) /* bytes written one after the other before they are sent to the disk */
 
 static dev_t memfd_device(void) {
   struct stat facts = {0};
@@ -32,6 +21,22 @@ static dev_t memfd_device(void) {
   if (fstat(fd, &facts) != 0) facts.st_dev = 0;
   close(fd);
   return facts.st_dev;
+}
+
+static bool covers(int fd, uint64_t offset, uint64_t len) {
+  struct stat facts;
+  if (fstat(fd, &facts) != 0 || !S_ISREG(facts.st_mode)) return false;
+  return len <= (uint64_t)facts.st_size && offset <= (uint64_t)facts.st_size - len;
+}
+
+int eb_file_readable(int fd, uint64_t offset, uint64_t len) {
+  const int mode = fcntl(fd, F_GETFL); /* of a bad descriptor: all bits */
+  if ((mode & O_PATH) != 0 || (mode & O_ACCMODE) == O_WRONLY || !covers(fd, offset, len)) return -1;
+  return fcntl(fd, F_DUPFD_CLOEXEC, 0);
+}
+
+void eb_file_close(int fd) {
+  if (fd >= 0) close(fd);
 }
 
 /* ---- slots -------------------------------------------------------------------------------- */
@@ -136,17 +141,52 @@ int eb_staging_wait(eb_staging *staging, size_t chunk) {
 
 /* ---- writes ------------------------------------------------------------------------------- */
 
-int eb_file_write(int fd, uint64_t offset, const uint8_t *from, size_t len) {
-  for (size_t done = 0; done < len;) {
-    const ssize_t put = pwrite(fd, from + done, len - done, (off_t)(offset + done));
-    if (put < 0 && errno != EINTR) return errno;
-    if (put == 0) return EIO;
-    if (put > 0) done += (size_t)put;
-  }
-  return 0;
+bool eb_file_is_stored(const eb_bridge *bridge, int fd) {
+  struct stat facts;
+  struct statfs system;
+  if (fstat(fd, &facts) != 0 || !S_ISREG(facts.st_mode) || facts.st_dev == bridge->memfd_device) return false;
+  /* A PCI BAR (sysfs) and huge pages cannot be written but through a mapping. */
+  return fstatfs(fd, &system) == 0 && system.f_type != SYSFS_MAGIC && system.f_type != HUGETLBFS_MAGIC;
 }
 
-void eb_file_write_behind(int fd, uint64_t offset, uint64_t len) {
-  /* Advice: a file system that has no such thing says so, and an error comes again with fsync. */
-  (void)sync_file_range(fd, (off_t)offset, (off_t)len, SYNC_FILE_RANGE_WRITE);
+eb_status eb_stored_open(eb_stored_file *file, int fd, uint64_t offset, uint64_t len) {
+  eb_status status = EB_OK;
+  const int mode = fcntl(fd, F_GETFL);
+  /* pwrite(2) to a file that is open for appending ignores the offset. */
+  EB_ENSURE((mode & (O_PATH | O_APPEND)) == 0 && (mode & O_ACCMODE) != O_RDONLY, EB_ERR_TARGET);
+  EB_ENSURE(covers(fd, offset, len), EB_ERR_TARGET);
+  const int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  EB_ENSURE(own >= 0, EB_ERR_TARGET);
+  *file = (eb_stored_file){.fd = own, .offset = offset};
+done:
+  return status;
+}
+
+void eb_stored_close(eb_stored_file *file) {
+  eb_file_close(file->fd);
+  file->fd = -1;
+}
+
+/* What comes one after the other goes to the disk a piece at a time: otherwise all of it waits for
+ * the fsync of the commit. It is advice: a file system that has no such thing says so, and an error
+ * comes again with fsync. */
+static void write_behind(eb_stored_file *file, uint64_t at, size_t len) {
+  if (at != file->behind_end) file->behind_first = at;
+  file->behind_end = at + len;
+  const uint64_t waiting = file->behind_end - file->behind_first;
+  if (waiting < BEHIND) return;
+  (void)sync_file_range(file->fd, (off_t)(file->offset + file->behind_first), (off_t)waiting, SYNC_FILE_RANGE_WRITE);
+  file->behind_first = file->behind_end;
+}
+
+eb_status eb_stored_write(eb_stored_file *file, uint64_t at, const uint8_t *from, size_t len) {
+  for (size_t done = 0; done < len;) {
+    const ssize_t put = pwrite(file->fd, from + done, len - done, (off_t)(file->offset + at + done));
+    if (put < 0 && errno == EINTR) continue;
+    if (put < 0 && (errno == ENOSPC || errno == EDQUOT || errno == EFBIG)) return EB_ERR_TARGET_FULL;
+    if (put <= 0) return EB_ERR_TARGET_IO;
+    done += (size_t)put;
+  }
+  write_behind(file, at, len);
+  return EB_OK;
 }

@@ -1,5 +1,5 @@
 /*
- * Files in and out of secret memory.
+ * Files in and out of secret memory: file_io.c with uring.c on Linux, file_none.c where there are none.
  *
  * Reading: a staging slot has EB_STAGING_CHUNKS chunks; one is filled while the caller works on
  * another, where the kernel has io_uring. Without it a read is done when it is started. A slot
@@ -34,14 +34,7 @@ typedef struct {
   int failed[EB_STAGING_CHUNKS];
 } eb_staging;
 
-typedef enum {
-  EB_FILE_NONE,   /* not open, no regular file or device, or it does not cover the bytes */
-  EB_FILE_DEVICE, /* a character device */
-  EB_FILE_MEMORY, /* memory behind a regular file: memfd, huge pages, a PCI BAR */
-  EB_FILE_STORED, /* a regular file of a file system that can be full or fail; tmpfs too. Mapped, that
-                   * would be a signal instead of an error */
-} eb_file_kind;
-eb_file_kind eb_file_look(const eb_bridge *bridge, int fd, uint64_t offset, uint64_t len);
+/* ---- what is read ------------------------------------------------------------------------------ */
 
 /* Chooses how files are read, for the life of the bridge: io_uring where it can be had, or what
  * `name` says (NULL: nothing). EB_ERR_ARGUMENT when that is unknown or not to be had. */
@@ -63,9 +56,27 @@ void eb_staging_read(eb_staging *staging, size_t chunk, int fd, uint64_t offset,
 /* Lets every read that was started begin, and waits for the chunk's. 0, errno or EB_FILE_CUT. */
 int eb_staging_wait(eb_staging *staging, size_t chunk);
 
-/* Writes all of it. 0 or errno. */
-int eb_file_write(int fd, uint64_t offset, const uint8_t *from, size_t len);
-/* Asks for what was written there to go to the disk now, so that less is left for fsync. */
-void eb_file_write_behind(int fd, uint64_t offset, uint64_t len);
+/* A descriptor of our own for a regular file (memfd and tmpfs are too) that is open for reading and
+ * covers [offset, offset + len); -1 when it is not. */
+int eb_file_readable(int fd, uint64_t offset, uint64_t len);
+void eb_file_close(int fd); /* -1 is allowed */
+
+/* ---- what is written ------------------------------------------------------------------------ */
+
+/* A file of a file system, which can be full or fail: tmpfs too. Mapped, that would be a signal
+ * instead of an error. False for memory behind a descriptor: memfd, huge pages, a PCI BAR, a device. */
+bool eb_file_is_stored(const eb_bridge *bridge, int fd);
+
+typedef struct {
+  int fd; /* -1: none */
+  uint64_t offset;
+  uint64_t behind_first, behind_end; /* written one after the other, not yet sent to the disk */
+} eb_stored_file;
+
+/* EB_ERR_TARGET: not open for writing, or it does not cover [offset, offset + len). */
+eb_status eb_stored_open(eb_stored_file *file, int fd, uint64_t offset, uint64_t len);
+/* Writes all of it, at `at` bytes from the offset. EB_ERR_TARGET_FULL, EB_ERR_TARGET_IO. */
+eb_status eb_stored_write(eb_stored_file *file, uint64_t at, const uint8_t *from, size_t len);
+void eb_stored_close(eb_stored_file *file);
 
 #endif

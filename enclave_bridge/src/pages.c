@@ -4,19 +4,12 @@
  */
 #include <openssl/crypto.h>
 #include <string.h>
-#include <time.h>
 
 #include "guard.h"
 #include "record.h"
 #include "session.h"
 #include "source.h"
 #include "transfer.h"
-
-static uint64_t now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (uint64_t)t.tv_sec * UINT64_C(1000000000) + (uint64_t)t.tv_nsec;
-}
 
 static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
@@ -146,8 +139,8 @@ done:
 }
 
 static eb_status begin(eb_sealer *sealer, size_t n) {
-  pthread_mutex_lock(&sealer->session->send_lock);
-  if (sealer->transfer != NULL) pthread_mutex_lock(&sealer->transfer->lock);
+  eb_mutex_lock(&sealer->session->send_lock);
+  if (sealer->transfer != NULL) eb_mutex_lock(&sealer->transfer->lock);
   sealer->locked = true;
   return atomic_load(&sealer->session->closed) ? EB_ERR_SESSION_CLOSED : reserve(sealer->session, n, &sealer->next);
 }
@@ -161,19 +154,19 @@ static void finish(eb_sealer *sealer, eb_status status, uint64_t started, size_t
     session->sent_pages += sealer->done;
     *records_len = sealer->done * EB_RECORD_SIZE;
     if (result != NULL)
-      *result = (eb_result){sealer->done, UINT64_MAX, now() - started, sealer->next.epoch, sealer->next.sequence - 1};
+      *result = (eb_result){sealer->done, UINT64_MAX, eb_clock() - started, sealer->next.epoch, sealer->next.sequence - 1};
   } else {
     memset(sealer->records, 0, sealer->begun * EB_RECORD_SIZE);
     for (size_t i = 0; transfer != NULL && i < sealer->done; i++) eb_transfer_drop(transfer, sealer->first_index + i);
   }
-  if (transfer != NULL) pthread_mutex_unlock(&transfer->lock);
-  pthread_mutex_unlock(&session->send_lock);
+  if (transfer != NULL) eb_mutex_unlock(&transfer->lock);
+  eb_mutex_unlock(&session->send_lock);
 }
 
 eb_status eb_pages_seal(eb_session *session, eb_transfer *transfer, uint32_t region, uint64_t first_gpa,
                         const uint8_t *plain, size_t len, uint8_t *records, size_t records_cap, size_t *records_len,
                         eb_result *result) {
-  const uint64_t started = now();
+  const uint64_t started = eb_clock();
   const size_t n = len / EB_PAGE_SIZE;
   eb_status status = EB_OK;
   eb_sealer sealer = {.session = session, .transfer = transfer, .records = records};
@@ -191,7 +184,7 @@ done:
 eb_status eb_pages_seal_from(eb_session *session, eb_transfer *transfer, uint32_t region, uint64_t first_gpa,
                              eb_source *source, uint64_t source_offset, size_t len, uint8_t *records,
                              size_t records_cap, size_t *records_len, eb_result *result) {
-  const uint64_t started = now();
+  const uint64_t started = eb_clock();
   const size_t n = len / EB_PAGE_SIZE;
   eb_status status = EB_OK;
   eb_sealer sealer = {.session = session, .transfer = transfer, .records = records};
@@ -328,7 +321,7 @@ done:
 
 eb_status eb_pages_open(eb_session *session, eb_transfer *transfer, const uint8_t *records, size_t records_len,
                         eb_result *result) {
-  const uint64_t started = now();
+  const uint64_t started = eb_clock();
   eb_status status = EB_OK;
   bool hostile = false;
 
@@ -338,16 +331,16 @@ eb_status eb_pages_open(eb_session *session, eb_transfer *transfer, const uint8_
   EB_ENSURE(transfer != NULL && records != NULL && transfer->bridge == session->bridge, EB_ERR_ARGUMENT);
   EB_ENSURE(records_len > 0 && records_len % EB_RECORD_SIZE == 0, EB_ERR_LENGTH);
 
-  pthread_mutex_lock(&session->recv_lock);
-  pthread_mutex_lock(&transfer->lock);
+  eb_mutex_lock(&session->recv_lock);
+  eb_mutex_lock(&transfer->lock);
   status = open_all(session, transfer, records, records_len / EB_RECORD_SIZE, result);
   /* Keys that are half moved to another epoch, or a peer that keeps guessing: no more of it. */
   hostile = session->tampered >= EB_MAX_BAD_TAGS || status == EB_ERR_CRYPTO;
   if (hostile) atomic_store(&session->closed, true);
-  pthread_mutex_unlock(&transfer->lock);
-  pthread_mutex_unlock(&session->recv_lock);
+  eb_mutex_unlock(&transfer->lock);
+  eb_mutex_unlock(&session->recv_lock);
   if (hostile) eb_session_wipe(session);
 done:
-  if (result != NULL) result->nanoseconds = now() - started;
+  if (result != NULL) result->nanoseconds = eb_clock() - started;
   return status;
 }

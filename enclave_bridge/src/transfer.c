@@ -1,19 +1,15 @@
 #include "transfer.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
+#include "equal.h"
 #include "guard.h"
 #include "record.h"
 #include "session.h"
 
 #define MAX_PAGES (UINT64_C(1) << 28)
-#define BEHIND_PAGES 256u  /* written one after the other before they are sent to the disk */
 #define COMMIT_CHUNK 128u /* pages hashed at once */
 
 static eb_status usable(const eb_transfer *transfer) {
@@ -35,9 +31,9 @@ eb_status eb_transfer_new(eb_bridge *bridge, const uint8_t transfer_id[EB_TRANSF
   eb_bridge_hold(bridge);
   made->bridge = bridge;
   made->window = *window;
-  made->file = -1;
+  made->file.fd = -1;
   memcpy(made->id, transfer_id, sizeof made->id);
-  pthread_mutex_init(&made->lock, NULL);
+  eb_mutex_init(&made->lock);
   made->tags = calloc(window->pages, sizeof *made->tags);
   made->recorded = calloc((window->pages + 63) / 64, sizeof *made->recorded);
   EB_ENSURE(made->tags != NULL && made->recorded != NULL, EB_ERR_MEMORY);
@@ -50,53 +46,35 @@ done:
 
 void eb_transfer_free(eb_transfer *transfer) {
   if (transfer == NULL) return;
-  if (transfer->mapping != NULL) munmap(transfer->mapping, transfer->window.pages * EB_PAGE_SIZE);
-  if (transfer->file >= 0) close(transfer->file);
-  if (eb_bridge_alive(transfer->bridge)) pthread_mutex_destroy(&transfer->lock);
+  eb_file_unmap(transfer->mapping, transfer->window.pages * EB_PAGE_SIZE);
+  eb_stored_close(&transfer->file);
+  if (eb_bridge_alive(transfer->bridge)) eb_mutex_destroy(&transfer->lock);
   free(transfer->tags);
   free(transfer->recorded);
   eb_bridge_free(transfer->bridge);
   free(transfer);
 }
 
-bool eb_transfer_has_target(const eb_transfer *transfer) { return transfer->target != NULL || transfer->file >= 0; }
-
-static eb_status map_target(eb_transfer *transfer, int fd, uint64_t offset) {
-  eb_status status = EB_OK;
-  const uint64_t len = transfer->window.pages * EB_PAGE_SIZE;
-  void *mapping = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)offset);
-  EB_ENSURE(mapping != MAP_FAILED, EB_ERR_TARGET);
-  transfer->mapping = mapping;
-  transfer->target = mapping;
-done:
-  return status;
-}
-
-static eb_status write_target(eb_transfer *transfer, int fd, uint64_t offset) {
-  eb_status status = EB_OK;
-  const int mode = fcntl(fd, F_GETFL);
-  /* pwrite(2) to a file that is open for appending ignores the offset. */
-  EB_ENSURE((mode & (O_PATH | O_APPEND)) == 0 && (mode & O_ACCMODE) != O_RDONLY, EB_ERR_TARGET);
-  const int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-  EB_ENSURE(own >= 0, EB_ERR_TARGET);
-  transfer->file_offset = offset;
-  transfer->file = own;
-done:
-  return status;
-}
+bool eb_transfer_has_target(const eb_transfer *transfer) { return transfer->target != NULL || transfer->file.fd >= 0; }
 
 eb_status eb_transfer_set_target_fd(eb_transfer *transfer, int fd, uint64_t fd_offset) {
   eb_status status = EB_OK;
   bool locked = false;
   EB_TRY(usable(transfer));
+  const uint64_t len = transfer->window.pages * EB_PAGE_SIZE;
   EB_ENSURE(fd_offset % EB_PAGE_SIZE == 0, EB_ERR_UNALIGNED);
-  const eb_file_kind kind = eb_file_look(transfer->bridge, fd, fd_offset, transfer->window.pages * EB_PAGE_SIZE);
-  EB_ENSURE(kind != EB_FILE_NONE, EB_ERR_TARGET);
-  locked = pthread_mutex_lock(&transfer->lock) == 0;
+  eb_mutex_lock(&transfer->lock);
+  locked = true;
   EB_ENSURE(!eb_transfer_has_target(transfer), EB_ERR_STATE);
-  EB_TRY(kind == EB_FILE_STORED ? write_target(transfer, fd, fd_offset) : map_target(transfer, fd, fd_offset));
+  if (eb_file_is_stored(transfer->bridge, fd)) {
+    EB_TRY(eb_stored_open(&transfer->file, fd, fd_offset, len));
+  } else {
+    transfer->mapping = eb_file_map(fd, fd_offset, len);
+    EB_ENSURE(transfer->mapping != NULL, EB_ERR_TARGET);
+    transfer->target = transfer->mapping;
+  }
 done:
-  if (locked) pthread_mutex_unlock(&transfer->lock);
+  if (locked) eb_mutex_unlock(&transfer->lock);
   return status;
 }
 
@@ -105,12 +83,12 @@ eb_status eb_transfer_set_target_memory(eb_transfer *transfer, uint8_t *memory, 
   EB_TRY(usable(transfer));
   EB_ENSURE(memory != NULL, EB_ERR_ARGUMENT);
   EB_ENSURE(len == transfer->window.pages * EB_PAGE_SIZE, EB_ERR_LENGTH);
-  pthread_mutex_lock(&transfer->lock);
+  eb_mutex_lock(&transfer->lock);
   if (eb_transfer_has_target(transfer))
     status = EB_ERR_STATE;
   else
     transfer->target = memory;
-  pthread_mutex_unlock(&transfer->lock);
+  eb_mutex_unlock(&transfer->lock);
 done:
   return status;
 }
@@ -119,9 +97,9 @@ eb_status eb_transfer_pages(eb_transfer *transfer, uint64_t *pages) {
   eb_status status = EB_OK;
   EB_TRY(usable(transfer));
   EB_ENSURE(pages != NULL, EB_ERR_ARGUMENT);
-  pthread_mutex_lock(&transfer->lock);
+  eb_mutex_lock(&transfer->lock);
   *pages = transfer->pages;
-  pthread_mutex_unlock(&transfer->lock);
+  eb_mutex_unlock(&transfer->lock);
 done:
   return status;
 }
@@ -149,26 +127,9 @@ void eb_transfer_drop(eb_transfer *transfer, uint64_t index) {
   transfer->recorded[index / 64] &= ~(UINT64_C(1) << (index % 64));
 }
 
-/* Pages that come one after the other go to the disk a piece at a time: otherwise all of them wait
- * for the fsync of the commit. */
-static void write_behind(eb_transfer *transfer, uint64_t first, uint64_t n) {
-  if (first != transfer->behind_end) transfer->behind_first = first;
-  transfer->behind_end = first + n;
-  const uint64_t waiting = transfer->behind_end - transfer->behind_first;
-  if (waiting < BEHIND_PAGES) return;
-  eb_file_write_behind(transfer->file, transfer->file_offset + transfer->behind_first * EB_PAGE_SIZE,
-                       waiting * EB_PAGE_SIZE);
-  transfer->behind_first = transfer->behind_end;
-}
-
 static eb_status store_run(eb_transfer *transfer, uint64_t first, const uint8_t *pages, size_t n) {
-  if (transfer->target != NULL) {
-    memcpy(transfer->target + first * EB_PAGE_SIZE, pages, n * EB_PAGE_SIZE);
-    return EB_OK;
-  }
-  const int error = eb_file_write(transfer->file, transfer->file_offset + first * EB_PAGE_SIZE, pages, n * EB_PAGE_SIZE);
-  if (error != 0) return error == ENOSPC || error == EDQUOT || error == EFBIG ? EB_ERR_TARGET_FULL : EB_ERR_TARGET_IO;
-  write_behind(transfer, first, n);
+  if (transfer->target == NULL) return eb_stored_write(&transfer->file, first * EB_PAGE_SIZE, pages, n * EB_PAGE_SIZE);
+  memcpy(transfer->target + first * EB_PAGE_SIZE, pages, n * EB_PAGE_SIZE);
   return EB_OK;
 }
 
@@ -197,9 +158,9 @@ eb_status eb_transfer_forget(eb_transfer *transfer, uint64_t first_gpa, uint64_t
   EB_TRY(usable(transfer));
   EB_TRY(eb_transfer_locate(transfer, transfer->window.region, first_gpa, &first));
   EB_ENSURE(pages >= 1 && pages <= transfer->window.pages - first, EB_ERR_OUT_OF_RANGE);
-  pthread_mutex_lock(&transfer->lock);
+  eb_mutex_lock(&transfer->lock);
   for (uint64_t i = first; i < first + pages; i++) eb_transfer_drop(transfer, i);
-  pthread_mutex_unlock(&transfer->lock);
+  eb_mutex_unlock(&transfer->lock);
 done:
   return status;
 }
@@ -240,9 +201,9 @@ static eb_status commit_mac(eb_session *session, eb_role role, eb_transfer *tran
   EVP_MAC_CTX *mac = NULL;
   EB_ENSURE(session->bridge == transfer->bridge, EB_ERR_ARGUMENT);
   EB_TRY(eb_session_mac_begin(session, role, EB_MAC_TRANSFER, &mac));
-  pthread_mutex_lock(&transfer->lock);
+  eb_mutex_lock(&transfer->lock);
   status = hash_account(transfer, mac);
-  pthread_mutex_unlock(&transfer->lock);
+  eb_mutex_unlock(&transfer->lock);
   if (status == EB_OK) status = eb_hmac_end(mac, session->suite, out);
 done:
   EVP_MAC_CTX_free(mac);
@@ -270,7 +231,7 @@ eb_status eb_transfer_check_commit_mac(eb_session *session, eb_transfer *transfe
   EB_TRY(usable(transfer));
   EB_ENSURE(mac != NULL, EB_ERR_ARGUMENT);
   EB_TRY(commit_mac(session, eb_session_peer(session), transfer, expected));
-  EB_ENSURE(mac_len == eb_suite_find(session->suite)->hash_size && CRYPTO_memcmp(mac, expected, mac_len) == 0,
+  EB_ENSURE(mac_len == eb_suite_find(session->suite)->hash_size && eb_equal(mac, expected, mac_len),
             EB_ERR_MAC);
 done:
   OPENSSL_cleanse(expected, sizeof expected);

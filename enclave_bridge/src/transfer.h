@@ -7,15 +7,13 @@ struct eb_transfer {
   eb_bridge *bridge;
   uint8_t id[EB_TRANSFER_ID_SIZE];
   eb_window window;
-  pthread_mutex_t lock; /* guards all below */
+  eb_mutex lock; /* guards all below */
   uint8_t (*tags)[EB_TAG_SIZE];
   uint64_t *recorded; /* bitmap */
   uint64_t pages;     /* bits set */
   uint8_t *target;    /* NULL: none, or a file */
-  void *mapping;      /* what to unmap; NULL when the target is the caller's memory */
-  int file;           /* the target when it is written instead; -1: it is not */
-  uint64_t file_offset;
-  uint64_t behind_first, behind_end; /* pages written one after the other, not yet sent to the disk */
+  uint8_t *mapping;   /* what to unmap; NULL when the target is the caller's memory */
+  eb_stored_file file; /* the target when it is written instead */
 };
 
 /* The page of the window at gpa. EB_ERR_WRONG_REGION, EB_ERR_UNALIGNED, EB_ERR_OUT_OF_RANGE. */

@@ -558,12 +558,12 @@ static void test_target_file_when_writing_fails_forgets_what_was_there(void) {
   eb_result result;
   pair_seal(pair, 0, 4);
   CHECK_OK(eb_pages_open(pair->server, transfer, pair->records, pair->records_len, &result));
-  close(transfer->file);
-  transfer->file = 1 << 20; /* never open */
+  close(transfer->file.fd);
+  transfer->file.fd = 1 << 20; /* never open */
   pair_seal(pair, 2, 4);
   CHECK_STATUS(EB_ERR_TARGET_IO, eb_pages_open(pair->server, transfer, pair->records, pair->records_len, &result));
   CHECK(result.pages == 0 && pages_of(transfer) == 2); /* pages 2 and 3 may be half written */
-  transfer->file = -1;
+  transfer->file.fd = -1;
   eb_transfer_free(transfer);
   close(fd);
   pair_free(pair);
@@ -585,7 +585,7 @@ static void test_target_file_when_written_in_order_is_sent_to_the_disk_by_the_wa
                            pair->records, sizeof pair->records, &len, NULL));
     CHECK_OK(eb_pages_open(pair->server, transfer, pair->records, len, &result));
   }
-  CHECK(transfer->behind_first >= 512 && transfer->behind_end == PAGES);
+  CHECK(transfer->file.behind_first >= 512 * EB_PAGE_SIZE && transfer->file.behind_end == PAGES * EB_PAGE_SIZE);
   for (size_t i = 0; i < PAGES; i++) CHECK(file_has(fd, i, pair->plain + i % 50 * EB_PAGE_SIZE));
   eb_transfer_free(transfer);
   close(fd);
