@@ -7,12 +7,12 @@ import threading
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from support.appraiser import appraiser_for
-from support.platforms import Guests
 
 import enclave_bridge as eb
 from pagegate.client import Client
 from pagegate.errors import HandshakeError, TransferError
+from support.appraiser import appraiser_for
+from support.platforms import Guests
 
 SERVER, STAYS, GOES = "page-server", "stays", "goes"
 PAGES = 4096
