@@ -4,18 +4,11 @@
  */
 #include <openssl/crypto.h>
 #include <string.h>
-#include <time.h>
 
 #include "guard.h"
 #include "record.h"
 #include "session.h"
 #include "transfer.h"
-
-static uint64_t now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (uint64_t)t.tv_sec * UINT64_C(1000000000) + (uint64_t)t.tv_nsec;
-}
 
 static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
@@ -89,7 +82,7 @@ static bool overlap(const uint8_t *a, size_t a_len, const uint8_t *b, size_t b_l
 eb_status eb_pages_seal(eb_session *session, eb_transfer *transfer, uint32_t region, uint64_t first_gpa,
                         const uint8_t *plain, size_t len, uint8_t *records, size_t records_cap, size_t *records_len,
                         eb_result *result) {
-  const uint64_t started = now();
+  const uint64_t started = eb_clock();
   const size_t n = len / EB_PAGE_SIZE;
   eb_status status = EB_OK;
   eb_sealer sealer = {.session = session, .transfer = transfer};
@@ -115,8 +108,8 @@ eb_status eb_pages_seal(eb_session *session, eb_transfer *transfer, uint32_t reg
   sealer.next.region = region;
   sealer.next.gpa = first_gpa;
 
-  pthread_mutex_lock(&session->send_lock);
-  if (transfer != NULL) pthread_mutex_lock(&transfer->lock);
+  eb_mutex_lock(&session->send_lock);
+  if (transfer != NULL) eb_mutex_lock(&transfer->lock);
   locked = true;
   EB_ENSURE(!atomic_load(&session->closed), EB_ERR_SESSION_CLOSED);
   EB_TRY(reserve(session, n, &sealer.next));
@@ -137,10 +130,10 @@ eb_status eb_pages_seal(eb_session *session, eb_transfer *transfer, uint32_t reg
   session->sent_pages += n;
   *records_len = n * EB_RECORD_SIZE;
   if (result != NULL)
-    *result = (eb_result){n, UINT64_MAX, now() - started, sealer.next.epoch, sealer.next.sequence - 1};
+    *result = (eb_result){n, UINT64_MAX, eb_clock() - started, sealer.next.epoch, sealer.next.sequence - 1};
 done:
-  if (locked && transfer != NULL) pthread_mutex_unlock(&transfer->lock);
-  if (locked) pthread_mutex_unlock(&session->send_lock);
+  if (locked && transfer != NULL) eb_mutex_unlock(&transfer->lock);
+  if (locked) eb_mutex_unlock(&session->send_lock);
   return status;
 }
 
@@ -260,7 +253,7 @@ done:
 
 eb_status eb_pages_open(eb_session *session, eb_transfer *transfer, const uint8_t *records, size_t records_len,
                         eb_result *result) {
-  const uint64_t started = now();
+  const uint64_t started = eb_clock();
   eb_status status = EB_OK;
   bool hostile = false;
 
@@ -270,16 +263,16 @@ eb_status eb_pages_open(eb_session *session, eb_transfer *transfer, const uint8_
   EB_ENSURE(transfer != NULL && records != NULL && transfer->bridge == session->bridge, EB_ERR_ARGUMENT);
   EB_ENSURE(records_len > 0 && records_len % EB_RECORD_SIZE == 0, EB_ERR_LENGTH);
 
-  pthread_mutex_lock(&session->recv_lock);
-  pthread_mutex_lock(&transfer->lock);
+  eb_mutex_lock(&session->recv_lock);
+  eb_mutex_lock(&transfer->lock);
   status = open_all(session, transfer, records, records_len / EB_RECORD_SIZE, result);
   /* Keys that are half moved to another epoch, or a peer that keeps guessing: no more of it. */
   hostile = session->tampered >= EB_MAX_BAD_TAGS || status == EB_ERR_CRYPTO;
   if (hostile) atomic_store(&session->closed, true);
-  pthread_mutex_unlock(&transfer->lock);
-  pthread_mutex_unlock(&session->recv_lock);
+  eb_mutex_unlock(&transfer->lock);
+  eb_mutex_unlock(&session->recv_lock);
   if (hostile) eb_session_wipe(session);
 done:
-  if (result != NULL) result->nanoseconds = now() - started;
+  if (result != NULL) result->nanoseconds = eb_clock() - started;
   return status;
 }

@@ -3,9 +3,8 @@
 #include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 
+#include "equal.h"
 #include "guard.h"
 #include "record.h"
 #include "session.h"
@@ -33,7 +32,7 @@ eb_status eb_transfer_new(eb_bridge *bridge, const uint8_t transfer_id[EB_TRANSF
   made->bridge = bridge;
   made->window = *window;
   memcpy(made->id, transfer_id, sizeof made->id);
-  pthread_mutex_init(&made->lock, NULL);
+  eb_mutex_init(&made->lock);
   made->tags = calloc(window->pages, sizeof *made->tags);
   made->recorded = calloc((window->pages + 63) / 64, sizeof *made->recorded);
   EB_ENSURE(made->tags != NULL && made->recorded != NULL, EB_ERR_MEMORY);
@@ -46,19 +45,12 @@ done:
 
 void eb_transfer_free(eb_transfer *transfer) {
   if (transfer == NULL) return;
-  if (transfer->mapping != NULL) munmap(transfer->mapping, transfer->window.pages * EB_PAGE_SIZE);
-  if (eb_bridge_alive(transfer->bridge)) pthread_mutex_destroy(&transfer->lock);
+  eb_file_unmap(transfer->mapping, transfer->window.pages * EB_PAGE_SIZE);
+  if (eb_bridge_alive(transfer->bridge)) eb_mutex_destroy(&transfer->lock);
   free(transfer->tags);
   free(transfer->recorded);
   eb_bridge_free(transfer->bridge);
   free(transfer);
-}
-
-/* A file shorter than the mapping would kill the process at the first write beyond its end. */
-static bool covers(int fd, uint64_t offset, uint64_t len) {
-  struct stat facts;
-  if (fstat(fd, &facts) != 0 || offset > INT64_MAX - len) return false;
-  return S_ISCHR(facts.st_mode) || (S_ISREG(facts.st_mode) && (uint64_t)facts.st_size >= offset + len);
 }
 
 eb_status eb_transfer_set_target_fd(eb_transfer *transfer, int fd, uint64_t fd_offset) {
@@ -67,15 +59,14 @@ eb_status eb_transfer_set_target_fd(eb_transfer *transfer, int fd, uint64_t fd_o
   EB_TRY(usable(transfer));
   const uint64_t len = transfer->window.pages * EB_PAGE_SIZE;
   EB_ENSURE(fd_offset % EB_PAGE_SIZE == 0, EB_ERR_UNALIGNED);
-  EB_ENSURE(covers(fd, fd_offset, len), EB_ERR_TARGET);
-  locked = pthread_mutex_lock(&transfer->lock) == 0;
+  eb_mutex_lock(&transfer->lock);
+  locked = true;
   EB_ENSURE(transfer->target == NULL, EB_ERR_STATE);
-  void *mapping = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)fd_offset);
-  EB_ENSURE(mapping != MAP_FAILED, EB_ERR_TARGET);
-  transfer->mapping = mapping;
-  transfer->target = mapping;
+  transfer->mapping = eb_file_map(fd, fd_offset, len);
+  EB_ENSURE(transfer->mapping != NULL, EB_ERR_TARGET);
+  transfer->target = transfer->mapping;
 done:
-  if (locked) pthread_mutex_unlock(&transfer->lock);
+  if (locked) eb_mutex_unlock(&transfer->lock);
   return status;
 }
 
@@ -84,12 +75,12 @@ eb_status eb_transfer_set_target_memory(eb_transfer *transfer, uint8_t *memory, 
   EB_TRY(usable(transfer));
   EB_ENSURE(memory != NULL, EB_ERR_ARGUMENT);
   EB_ENSURE(len == transfer->window.pages * EB_PAGE_SIZE, EB_ERR_LENGTH);
-  pthread_mutex_lock(&transfer->lock);
+  eb_mutex_lock(&transfer->lock);
   if (transfer->target != NULL)
     status = EB_ERR_STATE;
   else
     transfer->target = memory;
-  pthread_mutex_unlock(&transfer->lock);
+  eb_mutex_unlock(&transfer->lock);
 done:
   return status;
 }
@@ -98,9 +89,9 @@ eb_status eb_transfer_pages(eb_transfer *transfer, uint64_t *pages) {
   eb_status status = EB_OK;
   EB_TRY(usable(transfer));
   EB_ENSURE(pages != NULL, EB_ERR_ARGUMENT);
-  pthread_mutex_lock(&transfer->lock);
+  eb_mutex_lock(&transfer->lock);
   *pages = transfer->pages;
-  pthread_mutex_unlock(&transfer->lock);
+  eb_mutex_unlock(&transfer->lock);
 done:
   return status;
 }
@@ -134,9 +125,9 @@ eb_status eb_transfer_forget(eb_transfer *transfer, uint64_t first_gpa, uint64_t
   EB_TRY(usable(transfer));
   EB_TRY(eb_transfer_locate(transfer, transfer->window.region, first_gpa, &first));
   EB_ENSURE(pages >= 1 && pages <= transfer->window.pages - first, EB_ERR_OUT_OF_RANGE);
-  pthread_mutex_lock(&transfer->lock);
+  eb_mutex_lock(&transfer->lock);
   for (uint64_t i = first; i < first + pages; i++) eb_transfer_drop(transfer, i);
-  pthread_mutex_unlock(&transfer->lock);
+  eb_mutex_unlock(&transfer->lock);
 done:
   return status;
 }
@@ -177,9 +168,9 @@ static eb_status commit_mac(eb_session *session, eb_role role, eb_transfer *tran
   EVP_MAC_CTX *mac = NULL;
   EB_ENSURE(session->bridge == transfer->bridge, EB_ERR_ARGUMENT);
   EB_TRY(eb_session_mac_begin(session, role, EB_MAC_TRANSFER, &mac));
-  pthread_mutex_lock(&transfer->lock);
+  eb_mutex_lock(&transfer->lock);
   status = hash_account(transfer, mac);
-  pthread_mutex_unlock(&transfer->lock);
+  eb_mutex_unlock(&transfer->lock);
   if (status == EB_OK) status = eb_hmac_end(mac, session->suite, out);
 done:
   EVP_MAC_CTX_free(mac);
@@ -207,7 +198,7 @@ eb_status eb_transfer_check_commit_mac(eb_session *session, eb_transfer *transfe
   EB_TRY(usable(transfer));
   EB_ENSURE(mac != NULL, EB_ERR_ARGUMENT);
   EB_TRY(commit_mac(session, eb_session_peer(session), transfer, expected));
-  EB_ENSURE(mac_len == eb_suite_find(session->suite)->hash_size && CRYPTO_memcmp(mac, expected, mac_len) == 0,
+  EB_ENSURE(mac_len == eb_suite_find(session->suite)->hash_size && eb_equal(mac, expected, mac_len),
             EB_ERR_MAC);
 done:
   OPENSSL_cleanse(expected, sizeof expected);

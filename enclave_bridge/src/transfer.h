@@ -7,12 +7,12 @@ struct eb_transfer {
   eb_bridge *bridge;
   uint8_t id[EB_TRANSFER_ID_SIZE];
   eb_window window;
-  pthread_mutex_t lock; /* guards all below */
+  eb_mutex lock; /* guards all below */
   uint8_t (*tags)[EB_TAG_SIZE];
   uint64_t *recorded; /* bitmap */
   uint64_t pages;     /* bits set */
   uint8_t *target;    /* NULL: none */
-  void *mapping;      /* what to unmap; NULL when the target is the caller's memory */
+  uint8_t *mapping;   /* what to unmap; NULL when the target is the caller's memory */
 };
 
 /* The page of the window at gpa. EB_ERR_WRONG_REGION, EB_ERR_UNALIGNED, EB_ERR_OUT_OF_RANGE. */

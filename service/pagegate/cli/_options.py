@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import StrEnum
 from pathlib import Path
 from types import UnionType
@@ -17,14 +17,16 @@ from pagegate.telemetry import Telemetry, TelemetrySettings
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def config_options(kind: type[PeerConfig]) -> Callable[[_F], _F]:
-    """One option a field, and --config; the command gets them as `options` for `settle`."""
+def config_options(kind: type[PeerConfig], only: Collection[str] | None = None) -> Callable[[_F], _F]:
+    """One option a field (or those named in `only`), and --config; the command gets them as `options` for `settle`."""
 
     def add(command: _F) -> _F:
         command = click.option(
             "--config", "config_file", type=click.Path(path_type=Path, dir_okay=False), help="YAML file of options."
         )(command)
         for name, field in reversed(kind.model_fields.items()):
+            if only is not None and name not in only:
+                continue
             flag = f"--{name.replace('_', '-')}"
             text = field.description or ""
             if field.default not in (None, (), False) and field.annotation is not bool:
@@ -73,12 +75,20 @@ def build_telemetry(
     )
 
 
+OWN_EVIDENCE = (
+    *("platform", "policy", "allow_simulated", "simulated_root", "simulated_chip", "simulated_workload"),
+    *("endorsements", "endorsement_cache", "kds_url", "offline", "state_dir"),
+)
+"""The options of a command that looks at this machine's own evidence."""
+
+
 def warn_simulated(what: str) -> None:
     """Says so wherever simulated evidence is used."""
     click.secho(f"SIMULATED: {what} uses simulated evidence, which proves nothing.", fg="yellow", err=True)
 
 
 __all__ = [
+    "OWN_EVIDENCE",
     "build_telemetry",
     "config_options",
     "settle",
