@@ -18,6 +18,7 @@ from pagegate.errors import ConfigError
 from pagegate.transfer.region import RegionSpec
 
 PAGE = 4096
+_ENDORSEMENT_CACHE = "endorsements.sqlite"
 _UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _SIZE = re.compile(r"(\d+)\s*([A-Za-z]*)")
 
@@ -82,6 +83,11 @@ def parse_region(text: str) -> RegionSpec:
     return RegionSpec(name, base_gpa, size_bytes // PAGE, Path(directory) if directory else None)
 
 
+def endorsement_cache() -> Path:
+    """PAGEGATE_ENDORSEMENT_CACHE, else a file in the state directory: what every command uses unless told otherwise."""
+    return Path(os.environ.get("PAGEGATE_ENDORSEMENT_CACHE") or state_directory() / _ENDORSEMENT_CACHE)
+
+
 class PeerConfig(BaseModel):
     """What both sides of a connection need: how to prove oneself and what to believe."""
 
@@ -111,6 +117,11 @@ class PeerConfig(BaseModel):
     )
     kds_url: str | None = Field(None, description="Base URL of AMD's KDS or of a mirror of it.")
     offline: bool = Field(False, description="Never use the network for endorsements.")
+    endorsement_cache: Path | None = Field(
+        None,
+        description="Cache of certificates and CRLs, the one 'pagegate endorsements' keeps. "
+        "[default: STATE/endorsements.sqlite]",
+    )
     state_dir: Path | None = Field(
         None, description="Directory for the endorsement cache, the audit log and simulated roots. [default: XDG state]"
     )
@@ -123,6 +134,11 @@ class PeerConfig(BaseModel):
     def state(self) -> Path:
         """The state directory in force."""
         return self.state_dir or state_directory()
+
+    @property
+    def cache_path(self) -> Path:
+        """The endorsement cache in force."""
+        return self.endorsement_cache or self.state / _ENDORSEMENT_CACHE
 
 
 class ServeConfig(PeerConfig):
@@ -166,6 +182,9 @@ class ServeConfig(PeerConfig):
     shadow_policy: Path | None = Field(
         None, description="Policy on trial: what it would decide otherwise is logged, and never obeyed."
     )
+    warn_days: float = Field(
+        14.0, ge=0, description="Days before its own certificates or CRL expire that the server begins to warn."
+    )
     drain_seconds: float = Field(
         20.0, ge=0, description="Seconds that running calls get to finish on SIGTERM (SIGHUP reloads it)."
     )
@@ -183,6 +202,12 @@ class ServeConfig(PeerConfig):
         False, description="Report this machine's RMP faults and SNP kernel events ('pagegate watch') as telemetry."
     )
     prometheus_port: int | None = Field(None, ge=1, le=65535, description="Port of the Prometheus endpoint.")
+    prometheus_host: str = Field("127.0.0.1", description="Address the Prometheus endpoint listens on.")
+    health_listen: str | None = Field(
+        None,
+        description="Address and port of a plain-text port that answers gRPC health checks and nothing else, "
+        "for probes that cannot speak TLS (kubelet).",
+    )
     audit: bool = Field(True, description="Keep the audit log in the state directory.")
     log_json: bool = Field(False, description="Write logs as JSON lines with trace ids (SIGHUP reloads it).")
     log_level: LogLevel = Field(LogLevel.INFO, description="Least important log lines to write (SIGHUP reloads it).")

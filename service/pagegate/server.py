@@ -42,6 +42,10 @@ _SERVICES = (
 FINISH_SHARE = 0.5
 """Share of the grace period in which running streams may end by themselves; the rest is for their commits."""
 _LAST_WORDS_S = 0.5
+READINESS = "readiness"
+"""Health service for readiness probes: also NOT_SERVING while no peer could believe this machine. That of "" tells
+only that the process serves: sessions that are open go on."""
+
 Reappraise = Callable[[Verdict, datetime], Verdict]
 """Judges a kept verdict again under the policy now in force."""
 
@@ -68,6 +72,8 @@ class ServerOptions:
     tls: ServerTls | None = None
     tls_overlap_s: float = 3600.0
     """Seconds for which a replaced certificate is attested to connections that were opened with it."""
+    health_listen: str | None = None
+    """Address and port of a plain-text port with the health service alone; None for none."""
 
 
 class Server:
@@ -124,6 +130,7 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
         self.port = self._bind(options)
+        self._probes = self._probe_server(options.health_listen) if options.health_listen else None
         self._stopping = threading.Lock()
 
     def _settings(self) -> ServerSettings:
@@ -145,6 +152,18 @@ class Server:
                 "LISTEN", f"cannot listen on {options.listen}: the address is in use or not this machine's"
             ) from error
 
+    def _probe_server(self, listen: str) -> grpc.Server:
+        """Health checks in plain text and nothing else: kubelet's probes speak no TLS."""
+        probes = grpc.server(ThreadPoolExecutor(max_workers=2, thread_name_prefix="pagegate-probe"))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, probes)
+        try:
+            probes.add_insecure_port(listen)
+        except RuntimeError as error:
+            raise ConfigError(
+                "LISTEN", f"cannot answer health checks on {listen}: the address is in use or not this machine's"
+            ) from error
+        return probes
+
     @property
     def address(self) -> str:
         """Host and port as bound."""
@@ -155,12 +174,33 @@ class Server:
         return self._registry.staged()
 
     def start(self) -> Self:
-        """Begins to serve; health becomes SERVING."""
+        """Begins to serve; health becomes SERVING.
+
+        Each region's generation is told to the observer: one that is higher than the last commit in the audit log
+        was committed by a server that was killed before it could log or acknowledge it.
+        """
+        for region in self.regions:
+            self._observer(ServerEvent("start", region.spec.name, {"generation": region.generation}))
         self._watchdog.start()
         self._grpc.start()
-        for service in ("", *_SERVICES):
+        if self._probes is not None:
+            self._probes.start()
+        for service in ("", READINESS, *_SERVICES):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return self
+
+    def trusted(self, *, trusted: bool) -> None:
+        """Says whether new handshakes can succeed: health of READINESS and of Attestation."""
+        status = health_pb2.HealthCheckResponse
+        for service in (READINESS, _SERVICES[0]):
+            self._health.set(service, status.SERVING if trusted else status.NOT_SERVING)
+
+    def attest_again(self) -> int:
+        """Ends every session, so that each peer attests anew (clients do by themselves). Returns how many."""
+        ended = list(self.sessions)
+        for live in ended:
+            self.sessions.drop(live.established.session_id)
+        return len(ended)
 
     def reappraise(self, appraiser: Appraiser, judge: Reappraise) -> int:
         """Puts a new policy in force: open sessions that it would not admit are closed. Returns how many."""
@@ -208,6 +248,8 @@ class Server:
             self._grpc.stop(_LAST_WORDS_S if idle else 0.0).wait()
             self._watchdog.stop()
             self._readers.shutdown(wait=False)
+            if self._probes is not None:
+                self._probes.stop(None).wait()
             self.sessions.close()
             self.regions.close()
             self.bridge.close()

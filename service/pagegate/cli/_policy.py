@@ -9,12 +9,13 @@ from pagegate.config import ServeConfig
 from pagegate.connect import build_appraiser, policy_path
 from pagegate.evidence.appraisal import EvidenceAppraiser
 from pagegate.evidence.model import Appraiser, Verdict
-from pagegate.evidence.policy import load_policy
+from pagegate.evidence.policy import Policy, load_policy
 from pagegate.evidence.policy.reload import PolicyFile
 from pagegate.evidence.shadow import ShadowAppraiser
 from pagegate.operate.reloads import Reloads
 from pagegate.rpc.events import Observer, ServerEvent
 from pagegate.server import Server
+from pagegate.telemetry import NO_TELEMETRY, Tracing
 
 _log = logging.getLogger("pagegate.policy")
 REAPPRAISE_EVERY_S = 5.0
@@ -23,17 +24,23 @@ REAPPRAISE_EVERY_S = 5.0
 class PolicyInForce:
     """The appraiser a server uses, and the file it comes from."""
 
-    def __init__(self, config: ServeConfig, observer: Observer, *, reloads: Reloads) -> None:
+    def __init__(
+        self, config: ServeConfig, observer: Observer, *, reloads: Reloads, telemetry: Tracing = NO_TELEMETRY
+    ) -> None:
         """Raises PolicyError, ConfigError when the first policy cannot be had."""
         self._path = policy_path(config)
         self._shadow = load_policy(config.shadow_policy) if config.shadow_policy else None
         self._observer = observer
         # Loaded once: what the follower has seen is what is in force, also when the file changes just now.
         self._file = PolicyFile(self._path)
-        self._in_force: EvidenceAppraiser = build_appraiser(config, self._file.policy)
+        self._in_force: EvidenceAppraiser = build_appraiser(config, self._file.policy, telemetry)
         self._reloads = reloads
         reloads.first("policy")
         self._judged_at = time.monotonic()
+        self._tell(self._file.policy, 0)
+
+    def _tell(self, policy: Policy, closed: int) -> None:
+        self._observer(ServerEvent("policy", str(self._path), {"digest": policy.digest, "closed": closed}))
 
     @property
     def digest(self) -> str:
@@ -44,6 +51,11 @@ class PolicyInForce:
     def path(self) -> str:
         """The file it comes from."""
         return str(self._path)
+
+    @property
+    def in_force(self) -> EvidenceAppraiser:
+        """The appraiser under the policy in force, unwatched."""
+        return self._in_force
 
     @property
     def appraiser(self) -> Appraiser:
@@ -72,7 +84,7 @@ class PolicyInForce:
             self._in_force = self._in_force.with_policy(look.policy)
             closed = self._judge(server)
             self._reloads.loaded("policy", f"{self._path}, {closed} sessions closed", changed=look.changed)
-            self._observer(ServerEvent("policy", str(self._path), {"digest": look.policy.digest, "closed": closed}))
+            self._tell(look.policy, closed)
         if time.monotonic() - self._judged_at >= REAPPRAISE_EVERY_S:
             self._judge(server)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
+from datetime import timedelta
 from functools import partial
 from typing import Any, cast
 
@@ -18,7 +19,8 @@ from pagegate.cli._options import (
 )
 from pagegate.cli._policy import PolicyInForce
 from pagegate.config import ServeConfig
-from pagegate.connect import build_platform
+from pagegate.connect import build_platform, endorsement_settings
+from pagegate.endorsements import Cache
 from pagegate.errors import ConfigError
 from pagegate.operate.certificate import CertificateInForce
 from pagegate.operate.gauges import Gauges
@@ -31,6 +33,7 @@ from pagegate.operate.signals import EXIT_HURRIED, Signals
 from pagegate.operate.source import EventMemory, ServerSource, Throughput
 from pagegate.rpc.events import Observer, ServerEvent
 from pagegate.server import Server
+from pagegate.upkeep import Upkeep
 
 _log = logging.getLogger("pagegate.serve")
 
@@ -63,14 +66,28 @@ def command(**options: Any) -> None:
     platform = build_platform(config)
     if platform.simulated or config.allow_simulated:
         warn_simulated("this server")
-    telemetry = build_telemetry(config, "pagegate-server", prometheus_port=config.prometheus_port)
+    telemetry = build_telemetry(
+        config,
+        "pagegate-server",
+        prometheus_port=config.prometheus_port,
+        prometheus_host=config.prometheus_host,
+    )
     reloads = Reloads(telemetry)
     settings = OptionsInForce(config, lambda: cast(ServeConfig, settle(ServeConfig, dict(given))), reloads)
     certificate = CertificateInForce(config, reloads)
     memory = EventMemory()
     audit = _open_audit(config)
     observer: Observer = memory.observe if audit is None else partial(_audit_event, audit, memory)
-    policy = PolicyInForce(config, observer, reloads=reloads)
+    policy = PolicyInForce(config, observer, reloads=reloads, telemetry=telemetry)
+    endorsements = endorsement_settings(config)
+    upkeep = Upkeep(
+        platform,
+        lambda: policy.in_force,
+        Cache(endorsements.cache_path, max_bytes=endorsements.cache_max_bytes),
+        telemetry,
+        observer,
+        warn_before=timedelta(days=config.warn_days),
+    )
     server = Server(
         platform=platform,
         appraiser=policy.appraiser,
@@ -101,10 +118,12 @@ def command(**options: Any) -> None:
             running.enter_context(HostWatch(telemetry, memory.kernel))
         running.enter_context(Housekeeping((gauges.publish, throughput.sample)))
         server.start()
+        upkeep.start(server)
+        running.callback(upkeep.stop)
         click.echo(f"listening on {server.address}")
         if page is not None:
             click.echo(f"status page at {page.url}")
-        _tend(server, signals, policy, certificate, settings)
+        _tend(server, signals, policy, certificate, settings, upkeep)
         _log.info("draining, %d calls under way; a second signal stops at once", server.gate.live)
         drained = server.stop(settings.config.drain_seconds, hurry=signals.hurry)
         _log.info("stopped, %s", "every call had ended" if drained else "calls under way were cut off")
@@ -121,6 +140,7 @@ def _tend(
     policy: PolicyInForce,
     certificate: CertificateInForce,
     settings: OptionsInForce,
+    upkeep: Upkeep,
 ) -> None:
     """Follows files and reloads what is asked for, until a signal says stop."""
     while not signals.stop.wait(0.2):
@@ -129,6 +149,7 @@ def _tend(
         certificate.tend(server, asked=asked)
         if asked:
             settings.reload(server)
+            upkeep.ask()
 
 
 def _open_audit(config: ServeConfig) -> AuditLog | None:

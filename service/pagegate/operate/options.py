@@ -53,6 +53,7 @@ def server_options(config: ServeConfig, tls: ServerTls | None) -> ServerOptions:
         keepalive_timeout_s=config.keepalive_timeout,
         tls=tls,
         tls_overlap_s=config.tls_overlap,
+        health_listen=config.health_listen,
     )
 
 

@@ -14,9 +14,9 @@ class ServerEvent:
     """One thing that happened. `details` never holds a secret or page data."""
 
     kind: str
-    """"verdict", "grant", "refusal", "commit" or "read"."""
+    """"start" (a region was opened), "policy", "shadow", "verdict", "grant", "refusal", "commit" or "read"."""
     subject: str
-    """Policy identity of the peer, or its address before it has one."""
+    """Policy identity of the peer, or its address before it has one; the region's name of a "start"."""
     details: Mapping[str, str | int | bool] = field(default_factory=dict)
     message: str = ""
     """Of a refusal, for this side's operator: what, value, limit, what to do."""

@@ -70,6 +70,7 @@ class PageTransferServicer:
                 result, generation = region.write_page(self._bridge, session, record)
             self._opened(live, region, result)
             span.set({"pagegate.region": region.spec.name, "pagegate.generation": generation})
+            self._told("commit", live, region, generation, 1)
             receipt = session.mac(eb.MacPurpose.RECEIPT, macs.page(record[-eb.TAG_SIZE :], generation))
             return pb.TransferPageResponse(generation=generation, receipt=receipt)
 
@@ -159,19 +160,8 @@ class PageTransferServicer:
         labels = {"pagegate.mode": mode, "pagegate.region": receiver.region.spec.name}
         self._telemetry.record("pagegate.commit.duration", time.monotonic() - started, labels)
         self._ended("ok")
-        self._observer(
-            ServerEvent(
-                "commit",
-                live.verdict.identity or live.peer_address,
-                {
-                    "region": receiver.region.spec.name,
-                    "generation": receipt.generation,
-                    "pages": receipt.pages,
-                    "transfer": receiver.transfer_id.hex(),
-                    "session": live.established.session_id.hex(),
-                },
-            )
-        )
+        transfer = receiver.transfer_id.hex()
+        self._told("commit", live, receiver.region, receipt.generation, receipt.pages, transfer=transfer)
         mac = session.mac(
             eb.MacPurpose.RECEIPT,
             macs.committed(receiver.transfer_id, receipt.pages, receipt.generation, receipt.commit_mac),
@@ -202,8 +192,8 @@ class PageTransferServicer:
             offset = region.window(request.first_gpa, pages)
             span.set({"pagegate.region": spec.name, "pagegate.pages": pages})
             with (
-                region.read() as (view, generation),
                 transfer_faults(),
+                region.read(self._bridge) as (source, generation),
                 self._bridge.transfer(
                     request.transfer_id, region=region.number, base_gpa=spec.base_gpa, pages=spec.pages
                 ) as transfer,
@@ -211,6 +201,7 @@ class PageTransferServicer:
                 mac = session.mac(
                     eb.MacPurpose.RECEIPT, macs.info(request.transfer_id, spec.base_gpa, spec.pages, generation)
                 )
+                self._told("read", live, region, generation, pages)
                 yield pb.GetRegionResponse(
                     info=pb.RegionInfo(base_gpa=spec.base_gpa, pages=spec.pages, generation=generation, mac=mac)
                 )
@@ -218,11 +209,13 @@ class PageTransferServicer:
                 for number, first in enumerate(range(0, pages, step)):
                     start = offset + first * eb.PAGE_SIZE
                     count = min(step, pages - first)
-                    records, result = session.seal(
+                    records, result = session.seal_from(
                         transfer,
                         region=region.number,
                         first_gpa=spec.base_gpa + start,
-                        plain=view[start : start + count * eb.PAGE_SIZE],
+                        source=source,
+                        offset=start,
+                        length=count * eb.PAGE_SIZE,
                     )
                     sent = {"pagegate.direction": "out", "pagegate.region": spec.name}
                     self._telemetry.count("pagegate.pages", count, sent)
@@ -241,6 +234,22 @@ class PageTransferServicer:
         region = self._regions.by_number(number)
         live.granted(number, mode)
         return region
+
+    def _told(self, kind: str, live: LiveSession, region: Region, generation: int, pages: int, **details: str) -> None:
+        """Tells the observer, before the peer is told: what was acknowledged or handed out is in the audit log."""
+        self._observer(
+            ServerEvent(
+                kind,
+                live.verdict.identity or live.peer_address,
+                {
+                    "region": region.spec.name,
+                    "generation": generation,
+                    "pages": pages,
+                    **details,
+                    "session": live.established.session_id.hex(),
+                },
+            )
+        )
 
     def _opened(self, live: LiveSession, region: Region, result: eb.OpenResult) -> None:
         live.pages_in += result.pages

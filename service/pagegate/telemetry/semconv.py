@@ -116,6 +116,8 @@ _ATTRIBUTES: Final = (
     Attribute(
         "pagegate.endorsement.source", "string", "Where certificates came from: evidence, directory, cache, kds."
     ),
+    Attribute("pagegate.endorsement.part", "string", '"leaf", "chain" or "crl".'),
+    Attribute("pagegate.certificate", "string", '"ARK", "ASK", "ASVK", "VCEK", "VLEK" or "CRL".'),
     Attribute("pagegate.bridge.operation", "string", '"seal", "open", "derive", "mac" or "rekey".'),
     Attribute("pagegate.bridge.backend", "string", '"in-process" or "isolated".'),
     Attribute("pagegate.bridge.kernel", "string", "AES-GCM kernel chosen by CPUID."),
@@ -150,8 +152,8 @@ _SPANS: Final = (
     SpanName("pagegate.server.commit", "internal", "The new generation becomes visible."),
     SpanName("pagegate.appraise.endorsements", "internal", "Endorsements are gathered for an appraisal."),
     SpanName("pagegate.appraise.signature", "internal", "The report's signature is verified."),
-    SpanName("pagegate.appraise.chain", "internal", "The certificate chain and revocation are verified."),
-    SpanName("pagegate.appraise.policy", "internal", "Claims are compared with the policy."),
+    SpanName("pagegate.appraise.chain", "internal", "The certificate chain and revocation lists are verified."),
+    SpanName("pagegate.appraise.policy", "internal", "Dates, revocation and claims are held against the policy."),
     SpanName("pagegate.bridge.seal", "internal", "Time inside the bridge, measured in C."),
     SpanName("pagegate.bridge.open", "internal", "Time inside the bridge, measured in C."),
     SpanName("pagegate.bridge.derive", "internal", "Key agreement and derivation, measured in C."),
@@ -236,6 +238,28 @@ _METRICS: Final = (
         ("pagegate.bridge.operation",),
         FINE_SECONDS,
     ),
+    Metric(
+        "pagegate.endorsement.age",
+        Instrument.GAUGE,
+        "s",
+        "Since the oldest cached part of its kind was fetched.",
+        ("pagegate.endorsement.part",),
+    ),
+    Metric(
+        "pagegate.endorsement.remaining",
+        Instrument.GAUGE,
+        "s",
+        "Until the first cached part of its kind expires; negative once it has.",
+        ("pagegate.endorsement.part",),
+    ),
+    Metric(
+        "pagegate.own.remaining",
+        Instrument.GAUGE,
+        "s",
+        "Until a certificate of this machine's own evidence, or the CRL, ends; negative once it has.",
+        ("pagegate.certificate",),
+    ),
+    Metric("pagegate.ready", Instrument.GAUGE, "1", "1 while peers can believe this machine, else 0."),
     Metric(
         "rpc.server.call.duration",
         Instrument.HISTOGRAM,
