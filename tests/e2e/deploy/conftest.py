@@ -97,6 +97,8 @@ def _closed(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     closed = {key: _closed(value) for key, value in schema.items()}
+    if "(?i)" in str(closed.get("pattern")):  # Go allows flags inside, Python at the start only
+        closed["pattern"] = "(?i)" + closed["pattern"].replace("(?i)", "")
     if closed.get("x-kubernetes-int-or-string"):
         closed["type"] = ["integer", "string"]
     if (
