@@ -86,27 +86,45 @@ static bool overlap(const uint8_t *a, size_t a_len, const uint8_t *b, size_t b_l
   return (uintptr_t)a < (uintptr_t)b + b_len && (uintptr_t)b < (uintptr_t)a + a_len;
 }
 
-eb_status eb_pages_seal(eb_session *session, eb_transfer *transfer, uint32_t region, uint64_t first_gpa,
-                        const uint8_t *plain, size_t len, uint8_t *records, size_t records_cap, size_t *records_len,
-                        eb_result *result) {
+/* What is sealed: memory of the caller, or pages that a guard vouches for. */
+typedef struct {
+  const uint8_t *plain; /* NULL: of the guard */
+  eb_guard *guard;
+  size_t len;
+} eb_plain;
+
+/* n pages from the one at `sealed` of this call, in memory that does not change while they are sealed. */
+static eb_status gather_plain(const eb_plain *from, const eb_sealer *sealer, size_t sealed, size_t n, uint8_t *lane,
+                              const uint8_t **plain, eb_result *result) {
+  *plain = from->plain + sealed * EB_PAGE_SIZE;
+  if (from->guard == NULL) return EB_OK;
+  *plain = lane;
+  pthread_mutex_lock(&from->guard->lock);
+  const eb_status status = eb_guard_fetch_checked(from->guard, sealer->next_index, n, lane, &result->bad_index);
+  pthread_mutex_unlock(&from->guard->lock);
+  return status;
+}
+
+static eb_status seal_all(eb_session *session, eb_transfer *transfer, uint32_t region, uint64_t first_gpa,
+                          const eb_plain *from, uint8_t *records, size_t records_cap, size_t *records_len,
+                          eb_result *result) {
   const uint64_t started = now();
-  const size_t n = len / EB_PAGE_SIZE;
+  const size_t n = from->len / EB_PAGE_SIZE;
   eb_status status = EB_OK;
   eb_sealer sealer = {.session = session, .transfer = transfer};
-  eb_bridge *bridge = NULL;
+  eb_bridge *bridge = session->bridge;
   eb_run run;
+  uint8_t *lane = NULL;
   bool locked = false;
   size_t sealed = 0;
 
-  EB_TRY(eb_session_usable(session));
-  bridge = session->bridge;
-  EB_ENSURE(plain != NULL && records != NULL && records_len != NULL, EB_ERR_ARGUMENT);
+  EB_ENSURE(records != NULL && records_len != NULL, EB_ERR_ARGUMENT);
   EB_ENSURE(transfer == NULL || transfer->bridge == bridge, EB_ERR_ARGUMENT);
-  EB_ENSURE(n >= 1 && n <= EB_REKEY_PAGES && len % EB_PAGE_SIZE == 0, EB_ERR_LENGTH);
+  EB_ENSURE(n >= 1 && n <= EB_REKEY_PAGES && from->len % EB_PAGE_SIZE == 0, EB_ERR_LENGTH);
   EB_ENSURE(records_cap >= n * EB_RECORD_SIZE, EB_ERR_BUFFER);
-  EB_ENSURE(!overlap(plain, len, records, n * EB_RECORD_SIZE), EB_ERR_ARGUMENT);
+  EB_ENSURE(from->guard != NULL || !overlap(from->plain, from->len, records, n * EB_RECORD_SIZE), EB_ERR_ARGUMENT);
   EB_ENSURE(first_gpa % EB_PAGE_SIZE == 0, EB_ERR_UNALIGNED);
-  EB_ENSURE(first_gpa <= UINT64_MAX - len, EB_ERR_OUT_OF_RANGE);
+  EB_ENSURE(first_gpa <= UINT64_MAX - from->len, EB_ERR_OUT_OF_RANGE);
   if (transfer != NULL) {
     EB_TRY(eb_transfer_locate(transfer, region, first_gpa, &sealer.next_index));
     EB_ENSURE(n <= transfer->window.pages - sealer.next_index, EB_ERR_OUT_OF_RANGE);
@@ -122,13 +140,16 @@ eb_status eb_pages_seal(eb_session *session, eb_transfer *transfer, uint32_t reg
   EB_TRY(reserve(session, n, &sealer.next));
   const eb_gcm_ops *ops = session->send_gcm.ops;
   const uint64_t first_index = sealer.next_index;
-  if (!ops->single_pass) sealer.lane = eb_arena_wait(&bridge->arena, EB_POOL_LANES);
+  if (!ops->single_pass || from->guard != NULL) lane = eb_arena_wait(&bridge->arena, EB_POOL_LANES);
+  if (!ops->single_pass) sealer.lane = lane; /* sealed in place when the pages are there already */
   while (sealed < n && status == EB_OK) {
-    size_t some = smaller(ops->batch, n - sealed);
-    status = seal_run(&sealer, &run, plain + sealed * EB_PAGE_SIZE, records + sealed * EB_RECORD_SIZE, some);
+    const size_t some = smaller(from->guard != NULL ? EB_LANE_PAGES : ops->batch, n - sealed);
+    const uint8_t *plain = NULL;
+    status = gather_plain(from, &sealer, sealed, some, lane, &plain, result);
+    if (status == EB_OK) status = seal_run(&sealer, &run, plain, records + sealed * EB_RECORD_SIZE, some);
     sealed += some;
   }
-  eb_arena_give_used(&bridge->arena, EB_POOL_LANES, sealer.lane, smaller(ops->batch, n) * EB_PAGE_SIZE);
+  if (lane != NULL) eb_arena_give_used(&bridge->arena, EB_POOL_LANES, lane, smaller(EB_LANE_PAGES, n) * EB_PAGE_SIZE);
   if (status != EB_OK) { /* all or nothing */
     memset(records, 0, sealed * EB_RECORD_SIZE);
     for (size_t i = 0; transfer != NULL && i < sealed; i++) eb_transfer_drop(transfer, first_index + i);
@@ -136,11 +157,41 @@ eb_status eb_pages_seal(eb_session *session, eb_transfer *transfer, uint32_t reg
   }
   session->sent_pages += n;
   *records_len = n * EB_RECORD_SIZE;
-  if (result != NULL)
-    *result = (eb_result){n, UINT64_MAX, now() - started, sealer.next.epoch, sealer.next.sequence - 1};
+  *result = (eb_result){n, UINT64_MAX, now() - started, sealer.next.epoch, sealer.next.sequence - 1};
 done:
   if (locked && transfer != NULL) pthread_mutex_unlock(&transfer->lock);
   if (locked) pthread_mutex_unlock(&session->send_lock);
+  return status;
+}
+
+eb_status eb_pages_seal(eb_session *session, eb_transfer *transfer, uint32_t region, uint64_t first_gpa,
+                        const uint8_t *plain, size_t len, uint8_t *records, size_t records_cap, size_t *records_len,
+                        eb_result *result) {
+  const eb_plain from = {.plain = plain, .len = len};
+  eb_result ignored;
+  eb_status status = EB_OK;
+  EB_TRY(eb_session_usable(session));
+  EB_ENSURE(plain != NULL, EB_ERR_ARGUMENT);
+  status = seal_all(session, transfer, region, first_gpa, &from, records, records_cap, records_len,
+                    result != NULL ? result : &ignored);
+done:
+  return status;
+}
+
+eb_status eb_guard_seal(eb_guard *guard, eb_session *session, eb_transfer *transfer, uint64_t first_gpa,
+                        uint64_t pages, uint8_t *records, size_t records_cap, size_t *records_len,
+                        eb_result *result) {
+  eb_status status = EB_OK;
+  EB_ENSURE(result != NULL, EB_ERR_ARGUMENT);
+  *result = (eb_result){.bad_index = UINT64_MAX};
+  EB_TRY(eb_session_usable(session));
+  EB_TRY(eb_guard_usable(guard));
+  EB_ENSURE(transfer != NULL && guard->bridge == session->bridge, EB_ERR_ARGUMENT);
+  EB_ENSURE(pages <= EB_REKEY_PAGES && transfer->window.pages == guard->pages, EB_ERR_LENGTH);
+  const eb_plain from = {.guard = guard, .len = pages * EB_PAGE_SIZE};
+  status = seal_all(session, transfer, transfer->window.region, first_gpa, &from, records, records_cap, records_len,
+                    result);
+done:
   return status;
 }
 
@@ -197,8 +248,8 @@ static eb_status apply(eb_session *session, eb_transfer *transfer, const eb_run 
   /* The same number twice in one run: both were fresh when they were gathered. */
   EB_ENSURE(eb_replay_fresh(&epoch->replay, header->sequence), EB_ERR_REPLAYED);
   EB_TRY(eb_session_confirm_recv(session, header->epoch));
+  EB_TRY(eb_transfer_write(transfer, run->index[i], run->items[i].out));
   eb_replay_mark(&epoch->replay, header->sequence);
-  memcpy(transfer->target + run->index[i] * EB_PAGE_SIZE, run->items[i].out, EB_PAGE_SIZE);
   eb_transfer_record(transfer, run->index[i], run->tags[i]);
   session->opened_pages++;
 done:
@@ -236,7 +287,7 @@ static eb_status open_all(eb_session *session, eb_transfer *transfer, const uint
   eb_run run;
   uint8_t *lane = NULL;
   EB_ENSURE(!atomic_load(&session->closed), EB_ERR_SESSION_CLOSED);
-  EB_ENSURE(transfer->target != NULL, EB_ERR_STATE);
+  EB_ENSURE(eb_transfer_has_target(transfer), EB_ERR_STATE);
   lane = eb_arena_wait(&session->bridge->arena, EB_POOL_LANES);
   while (result->pages < n && status == EB_OK) {
     size_t applied = 0;

@@ -10,7 +10,6 @@
 #include "record.h"
 #include "session.h"
 
-#define MAX_PAGES (UINT64_C(1) << 28)
 #define COMMIT_CHUNK 128u /* pages hashed at once */
 
 static eb_status usable(const eb_transfer *transfer) {
@@ -24,7 +23,7 @@ eb_status eb_transfer_new(eb_bridge *bridge, const uint8_t transfer_id[EB_TRANSF
   eb_transfer *made = NULL;
   EB_ENSURE(bridge != NULL && transfer_id != NULL && window != NULL && transfer != NULL, EB_ERR_ARGUMENT);
   EB_ENSURE(eb_bridge_alive(bridge), EB_ERR_FORKED);
-  EB_ENSURE(window->pages >= 1 && window->pages <= MAX_PAGES, EB_ERR_ARGUMENT);
+  EB_ENSURE(window->pages >= 1 && window->pages <= EB_MAX_WINDOW_PAGES, EB_ERR_ARGUMENT);
   EB_ENSURE(window->base_gpa % EB_PAGE_SIZE == 0, EB_ERR_UNALIGNED);
   EB_ENSURE(window->base_gpa <= UINT64_MAX - window->pages * EB_PAGE_SIZE, EB_ERR_OUT_OF_RANGE);
   made = calloc(1, sizeof *made);
@@ -47,6 +46,7 @@ done:
 void eb_transfer_free(eb_transfer *transfer) {
   if (transfer == NULL) return;
   if (transfer->mapping != NULL) munmap(transfer->mapping, transfer->window.pages * EB_PAGE_SIZE);
+  eb_guard_free(transfer->guard);
   if (eb_bridge_alive(transfer->bridge)) pthread_mutex_destroy(&transfer->lock);
   free(transfer->tags);
   free(transfer->recorded);
@@ -69,7 +69,7 @@ eb_status eb_transfer_set_target_fd(eb_transfer *transfer, int fd, uint64_t fd_o
   EB_ENSURE(fd_offset % EB_PAGE_SIZE == 0, EB_ERR_UNALIGNED);
   EB_ENSURE(covers(fd, fd_offset, len), EB_ERR_TARGET);
   locked = pthread_mutex_lock(&transfer->lock) == 0;
-  EB_ENSURE(transfer->target == NULL, EB_ERR_STATE);
+  EB_ENSURE(!eb_transfer_has_target(transfer), EB_ERR_STATE);
   void *mapping = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)fd_offset);
   EB_ENSURE(mapping != MAP_FAILED, EB_ERR_TARGET);
   transfer->mapping = mapping;
@@ -85,13 +85,41 @@ eb_status eb_transfer_set_target_memory(eb_transfer *transfer, uint8_t *memory, 
   EB_ENSURE(memory != NULL, EB_ERR_ARGUMENT);
   EB_ENSURE(len == transfer->window.pages * EB_PAGE_SIZE, EB_ERR_LENGTH);
   pthread_mutex_lock(&transfer->lock);
-  if (transfer->target != NULL)
+  if (eb_transfer_has_target(transfer))
     status = EB_ERR_STATE;
   else
     transfer->target = memory;
   pthread_mutex_unlock(&transfer->lock);
 done:
   return status;
+}
+
+eb_status eb_transfer_set_guard(eb_transfer *transfer, eb_guard *guard) {
+  eb_status status = EB_OK;
+  EB_TRY(usable(transfer));
+  EB_TRY(eb_guard_usable(guard));
+  EB_ENSURE(guard->bridge == transfer->bridge, EB_ERR_ARGUMENT);
+  EB_ENSURE(guard->pages == transfer->window.pages, EB_ERR_LENGTH);
+  pthread_mutex_lock(&transfer->lock);
+  if (eb_transfer_has_target(transfer)) {
+    status = EB_ERR_STATE;
+  } else {
+    eb_guard_hold(guard);
+    transfer->guard = guard;
+  }
+  pthread_mutex_unlock(&transfer->lock);
+done:
+  return status;
+}
+
+bool eb_transfer_has_target(const eb_transfer *transfer) {
+  return transfer->target != NULL || transfer->guard != NULL;
+}
+
+eb_status eb_transfer_write(eb_transfer *transfer, uint64_t index, const uint8_t *page) {
+  if (transfer->guard != NULL) return eb_guard_put(transfer->guard, index, page);
+  memcpy(transfer->target + index * EB_PAGE_SIZE, page, EB_PAGE_SIZE);
+  return EB_OK;
 }
 
 eb_status eb_transfer_pages(eb_transfer *transfer, uint64_t *pages) {
