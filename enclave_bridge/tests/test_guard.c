@@ -214,7 +214,8 @@ static void test_seal_when_a_page_was_changed_sends_nothing(void) {
     flip(region.fd, 33 * EB_PAGE_SIZE + 5);
     CHECK_STATUS(EB_ERR_TAMPERED, seal_all(&region, &result));
     CHECK(result.bad_index == 33);
-    for (size_t i = 0; i < 33 * EB_RECORD_SIZE; i++) CHECK(region.pair->records[i] == 0);
+    for (size_t i = 0; i < 32 * EB_RECORD_SIZE; i++) CHECK(region.pair->records[i] == 0);
+    for (size_t i = 32 * EB_RECORD_SIZE; i < sizeof region.pair->records; i++) CHECK(region.pair->records[i] == 0xee);
     drop(&region);
   }
 }
