@@ -26,6 +26,7 @@ from pagegate.rpc.attestation import AttestationServicer
 from pagegate.rpc.events import Observer, ServerEvent, ignore
 from pagegate.rpc.tls import ServerTls
 from pagegate.telemetry import NO_TELEMETRY, Tracing
+from pagegate.transfer.protection import GuardMaker, SealingSource
 from pagegate.transfer.region import RegionSpec, RegionTable
 from pagegate.transfer.registry import TransferRegistry
 from pagegate.transfer.session import SessionTable
@@ -56,6 +57,14 @@ class ServerOptions:
     stale_transfer_s: float = 30.0
     """Seconds after which a broken transfer loses its region to another writer."""
     tls: ServerTls | None = None
+    sealing: SealingSource | None = None
+    """Where the key comes from that page MACs of file-backed regions are kept under; None leaves those without."""
+
+
+def _guards_for(regions: int, streams: int) -> int:
+    """Each region has the guard of its committed and of its staged generation, two for a moment at a renewal; a read
+    may keep that of a former one; a sealing key takes a slot, and another while it is made."""
+    return min(65536, 3 * regions + streams + 2)
 
 
 class Server:
@@ -76,8 +85,12 @@ class Server:
         self.started_at = time.time()
         self._observer = observer
         self._appraiser = appraiser
-        self.bridge = eb.Bridge(max_sessions=options.max_sessions, max_handshakes=options.max_handshakes + 1)
-        self.regions = RegionTable(regions)
+        self.bridge = eb.Bridge(
+            max_sessions=options.max_sessions,
+            max_handshakes=options.max_handshakes + 1,
+            max_guards=_guards_for(len(regions), options.max_streams),
+        )
+        self.regions = RegionTable(regions, GuardMaker(self.bridge, options.sealing))
         self.sessions = SessionTable(options.max_sessions)
         self._registry = TransferRegistry(self.bridge, stale_after_s=options.stale_transfer_s)
         settings = ServerSettings(
