@@ -21,12 +21,13 @@ from pagegate.evidence.model import Appraiser, Verdict
 from pagegate.handshake.model import HANDSHAKE_TIMEOUT_S, SUITES_DEFAULT, Limits
 from pagegate.handshake.server import ServerHandshake, ServerSettings
 from pagegate.platforms.model import Platform
+from pagegate.platforms.sealing import SealingSource
 from pagegate.rpc import transfer as rpc_transfer
 from pagegate.rpc.attestation import AttestationServicer
 from pagegate.rpc.events import Observer, ServerEvent, ignore
 from pagegate.rpc.tls import ServerTls
 from pagegate.telemetry import NO_TELEMETRY, Tracing
-from pagegate.transfer.protection import GuardMaker, SealingSource
+from pagegate.transfer.protection import GuardMaker
 from pagegate.transfer.region import RegionSpec, RegionTable
 from pagegate.transfer.registry import TransferRegistry
 from pagegate.transfer.session import SessionTable

@@ -18,7 +18,7 @@ from pagegate.cli._options import (
 )
 from pagegate.cli._policy import PolicyInForce
 from pagegate.config import ServeConfig
-from pagegate.connect import build_platform
+from pagegate.connect import build_platform, build_sealing
 from pagegate.errors import ConfigError
 from pagegate.handshake.model import Limits
 from pagegate.rpc.events import Observer, ServerEvent, ignore
@@ -39,6 +39,7 @@ def server_options(config: ServeConfig) -> ServerOptions:
         max_handshakes=config.max_handshakes,
         max_streams=config.max_streams,
         tls=tls,
+        sealing=build_sealing(config),
     )
 
 

@@ -10,18 +10,16 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import enclave_bridge as eb
 from pagegate.errors import BridgeError, TransferError
+from pagegate.platforms.sealing import SealingSource
 from pagegate.transfer.backing import Backing
 
 _log = logging.getLogger(__name__)
 _JOURNAL_LIMIT = 1024
 """Writes in place after which a table is made anew: its journal has then some 4 MiB."""
-
-SealingSource = Callable[[eb.Bridge], eb.Sealing]
-"""Gets the machine's sealing key. Raises PlatformError."""
 
 
 class GuardMaker:
