@@ -2,17 +2,15 @@
  * A guard's table outside the bridge, and the writes made in place since:
  *
  *   magic 16 | salt 32 | generation u64 | pages u64 | counter u64 | entries: counter u64, tag 16 | HMAC-SHA-256 32
- *   then for each write: number u64 | generation u64 | index u64 | counter u64 | tag 16 | HMAC 32 | page 4096
+ *   then for each write: number u64 | generation u64 | index u64 | counter u64 | tag 16 | HMAC-SHA-256 32 | page
  *
  * Numbers are little-endian. The key of the MACs is of the sealing key, salt, generation, size and region name.
  * A write's MAC covers its place in the journal, and its page by the tag.
  */
-#include <fcntl.h>
 #include <openssl/crypto.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
+#include "equal.h"
 #include "guard.h"
 #include "page_guard.h"
 #include "record.h"
@@ -61,7 +59,7 @@ static eb_status save_all(const eb_guard *guard, int fd, EVP_MAC_CTX *mac) {
   uint8_t header[HEADER], chunk[CHUNK * ENTRY], tag[MAC];
   write_header(guard, header);
   EB_ENSURE(EVP_MAC_update(mac, header, sizeof header) == 1, EB_ERR_CRYPTO);
-  EB_ENSURE(eb_write_at(fd, header, sizeof header, 0), EB_ERR_TARGET);
+  EB_TRY(eb_file_put(fd, 0, header, sizeof header));
   uint64_t at = HEADER;
   for (uint64_t first = 0; first < guard->pages; first += CHUNK) {
     const size_t n = (size_t)(guard->pages - first < CHUNK ? guard->pages - first : CHUNK);
@@ -70,12 +68,12 @@ static eb_status save_all(const eb_guard *guard, int fd, EVP_MAC_CTX *mac) {
       memcpy(chunk + i * ENTRY + 8, guard->entries[first + i].tag, EB_TAG_SIZE);
     }
     EB_ENSURE(EVP_MAC_update(mac, chunk, n * ENTRY) == 1, EB_ERR_CRYPTO);
-    EB_ENSURE(eb_write_at(fd, chunk, n * ENTRY, at), EB_ERR_TARGET);
+    EB_TRY(eb_file_put(fd, at, chunk, n * ENTRY));
     at += n * ENTRY;
   }
   EB_TRY(eb_hmac_end(mac, EB_GUARD_SUITE, tag));
-  EB_ENSURE(eb_write_at(fd, tag, sizeof tag, at), EB_ERR_TARGET);
-  EB_ENSURE(ftruncate(fd, (off_t)table_size(guard)) == 0, EB_ERR_TARGET);
+  EB_TRY(eb_file_put(fd, at, tag, sizeof tag));
+  EB_TRY(eb_file_cut(fd, table_size(guard)));
 done:
   return status;
 }
@@ -85,14 +83,15 @@ eb_status eb_guard_save(eb_guard *guard, int table_fd) {
   EVP_MAC_CTX *mac = NULL;
   bool locked = false;
   EB_TRY(eb_guard_usable(guard));
-  locked = pthread_mutex_lock(&guard->lock) == 0;
+  eb_mutex_lock(&guard->lock);
+  locked = true;
   /* A frozen guard would be saved with counters that were perhaps used. */
   EB_ENSURE(guard->sealing != NULL && !guard->frozen, EB_ERR_STATE);
   EB_TRY(begin_mac(guard, table_label, sizeof table_label, &mac));
   EB_TRY(save_all(guard, table_fd, mac));
 done:
   EVP_MAC_CTX_free(mac);
-  if (locked) pthread_mutex_unlock(&guard->lock);
+  if (locked) eb_mutex_unlock(&guard->lock);
   return status;
 }
 
@@ -108,7 +107,7 @@ static eb_status load_table(eb_guard *guard, int fd, const uint8_t header[HEADER
   EB_ENSURE(EVP_MAC_update(mac, header, HEADER) == 1, EB_ERR_CRYPTO);
   for (uint64_t first = 0; first < guard->pages; first += CHUNK) {
     const size_t n = (size_t)(guard->pages - first < CHUNK ? guard->pages - first : CHUNK);
-    EB_ENSURE(eb_read_at(fd, chunk, n * ENTRY, at), EB_ERR_TABLE);
+    EB_ENSURE(eb_file_get(fd, at, chunk, n * ENTRY), EB_ERR_TABLE);
     EB_ENSURE(EVP_MAC_update(mac, chunk, n * ENTRY) == 1, EB_ERR_CRYPTO);
     for (size_t i = 0; i < n; i++) {
       guard->entries[first + i].counter = eb_load_u64le(chunk + i * ENTRY);
@@ -117,8 +116,8 @@ static eb_status load_table(eb_guard *guard, int fd, const uint8_t header[HEADER
     at += n * ENTRY;
   }
   EB_TRY(eb_hmac_end(mac, EB_GUARD_SUITE, expected));
-  EB_ENSURE(eb_read_at(fd, tag, sizeof tag, at), EB_ERR_TABLE);
-  EB_ENSURE(CRYPTO_memcmp(tag, expected, sizeof tag) == 0, EB_ERR_TABLE);
+  EB_ENSURE(eb_file_get(fd, at, tag, sizeof tag), EB_ERR_TABLE);
+  EB_ENSURE(eb_equal(tag, expected, sizeof tag), EB_ERR_TABLE);
 done:
   OPENSSL_cleanse(expected, sizeof expected);
   return status;
@@ -148,7 +147,8 @@ eb_status eb_guard_journal_write(eb_guard *guard, uint64_t index, const eb_guard
   memcpy(record + WRITE_AT_TAG, entry->tag, EB_TAG_SIZE);
   EB_TRY(write_mac(guard, record, record + WRITE_AT_MAC));
   memcpy(record + WRITE_HEAD, page, EB_PAGE_SIZE);
-  EB_ENSURE(eb_write_at(guard->journal, record, sizeof record, at) && fdatasync(guard->journal) == 0, EB_ERR_TARGET);
+  EB_TRY(eb_file_put(guard->journal, at, record, sizeof record));
+  EB_TRY(eb_file_sync(guard->journal));
   guard->journalled++;
 done:
   OPENSSL_cleanse(record, sizeof record);
@@ -160,20 +160,20 @@ eb_status eb_guard_journal(eb_guard *guard, int table_fd, uint64_t generation) {
   int own = -1;
   EB_TRY(eb_guard_usable(guard));
   EB_ENSURE(guard->sealing != NULL, EB_ERR_STATE);
-  own = fcntl(table_fd, F_DUPFD_CLOEXEC, 0);
+  own = eb_file_hold(table_fd);
   EB_ENSURE(own >= 0, EB_ERR_TARGET);
-  pthread_mutex_lock(&guard->lock);
+  eb_mutex_lock(&guard->lock);
   if (guard->frozen) {
     status = EB_ERR_STATE;
   } else {
-    if (guard->journal >= 0) close(guard->journal);
+    eb_file_close(guard->journal);
     guard->journal = own;
     guard->generation = generation;
     own = -1;
   }
-  pthread_mutex_unlock(&guard->lock);
+  eb_mutex_unlock(&guard->lock);
 done:
-  if (own >= 0) close(own);
+  eb_file_close(own);
   return status;
 }
 
@@ -183,7 +183,7 @@ static eb_status redo(eb_guard *guard, uint64_t index, const uint8_t *page) {
   bool good = false;
   EB_TRY(eb_guard_check(guard, index, 1, page, &good));
   EB_ENSURE(good, EB_ERR_TABLE);
-  EB_TRY(eb_guard_store_page(guard, index, page));
+  EB_TRY(eb_shared_write(&guard->memory, index * EB_PAGE_SIZE, page, EB_PAGE_SIZE));
 done:
   return status;
 }
@@ -195,10 +195,10 @@ static eb_status load_journal(eb_guard *guard, int fd, uint64_t generation) {
   eb_status status = EB_OK;
   uint8_t record[WRITE], expected[MAC];
   uint64_t at = table_size(guard);
-  for (uint64_t n = 0; eb_read_at(fd, record, sizeof record, at); at += WRITE, n++) {
+  for (uint64_t n = 0; eb_file_get(fd, at, record, sizeof record); at += WRITE, n++) {
     const uint64_t made = eb_load_u64le(record + 8), index = eb_load_u64le(record + 16);
     EB_TRY(write_mac(guard, record, expected));
-    if (CRYPTO_memcmp(expected, record + WRITE_AT_MAC, MAC) != 0 || eb_load_u64le(record) != n) break;
+    if (!eb_equal(expected, record + WRITE_AT_MAC, MAC) || eb_load_u64le(record) != n) break;
     EB_ENSURE(made >= guard->generation && made <= generation + 1 && index < guard->pages, EB_ERR_TABLE);
     guard->generation = made;
     guard->entries[index].counter = eb_load_u64le(record + 24);
@@ -219,7 +219,7 @@ eb_status eb_guard_load(eb_bridge *bridge, eb_sealing *sealing, const eb_guard_s
   EVP_MAC_CTX *mac = NULL;
   uint8_t header[HEADER];
   EB_ENSURE(sealing != NULL && scope != NULL && guard != NULL, EB_ERR_ARGUMENT);
-  EB_ENSURE(eb_read_at(table_fd, header, sizeof header, 0) && same_scope(header, scope), EB_ERR_TABLE);
+  EB_ENSURE(eb_file_get(table_fd, 0, header, sizeof header) && same_scope(header, scope), EB_ERR_TABLE);
   const eb_guard_scope saved = {scope->region, eb_load_u64le(header + AT_GENERATION), scope->pages};
   EB_TRY(eb_guard_make(bridge, sealing, &saved, fd, fd_offset, header + AT_SALT, &made));
   EB_TRY(begin_mac(made, table_label, sizeof table_label, &mac));

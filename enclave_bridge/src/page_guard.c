@@ -5,16 +5,11 @@
  */
 #include "page_guard.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <openssl/crypto.h>
-#include <openssl/rand.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
+#include "equal.h"
 #include "guard.h"
 #include "record.h"
 #include "transfer.h"
@@ -22,30 +17,6 @@
 _Static_assert(EB_GCM_IV_SIZE == 4 + 8, "a nonce is an index and a counter");
 
 static size_t smaller(uint64_t a, uint64_t b) { return (size_t)(a < b ? a : b); }
-
-bool eb_read_at(int fd, uint8_t *out, size_t len, uint64_t offset) {
-  while (len > 0) {
-    const ssize_t n = pread(fd, out, len, (off_t)offset);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return false;
-    out += n;
-    len -= (size_t)n;
-    offset += (uint64_t)n;
-  }
-  return true;
-}
-
-bool eb_write_at(int fd, const uint8_t *in, size_t len, uint64_t offset) {
-  while (len > 0) {
-    const ssize_t n = pwrite(fd, in, len, (off_t)offset);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return false;
-    in += n;
-    len -= (size_t)n;
-    offset += (uint64_t)n;
-  }
-  return true;
-}
 
 /* ---- making and freeing -------------------------------------------------------------------- */
 
@@ -67,10 +38,9 @@ static void drop_keys(eb_guard *guard) {
 void eb_guard_free(eb_guard *guard) {
   if (guard == NULL || atomic_fetch_sub(&guard->references, 1) != 1) return;
   drop_keys(guard);
-  if (guard->mapping != NULL) munmap(guard->mapping, guard->pages * EB_PAGE_SIZE);
-  if (guard->fd >= 0) close(guard->fd);
-  if (guard->journal >= 0) close(guard->journal);
-  if (eb_bridge_alive(guard->bridge)) pthread_mutex_destroy(&guard->lock);
+  eb_shared_close(&guard->memory);
+  eb_file_close(guard->journal);
+  if (eb_bridge_alive(guard->bridge)) eb_mutex_destroy(&guard->lock);
   free(guard->entries);
   eb_sealing_free(guard->sealing);
   eb_bridge_free(guard->bridge);
@@ -95,7 +65,7 @@ static eb_status derive_keys(eb_guard *guard) {
   if (guard->sealing != NULL)
     root = guard->sealing->key;
   else
-    EB_ENSURE(RAND_bytes(secret->root, sizeof secret->root) == 1, EB_ERR_CRYPTO);
+    EB_TRY(eb_platform_random(secret->root, sizeof secret->root));
   EB_TRY(eb_hkdf_extract(crypto, EB_GUARD_SUITE, guard->salt, sizeof guard->salt, root, EB_SEALING_KEY_SIZE,
                          secret->prk));
   EB_TRY(eb_hkdf_expand(crypto, EB_GUARD_SUITE, secret->prk, info, sizeof label + 16 + name_len, secret->keys,
@@ -107,27 +77,6 @@ done:
   OPENSSL_cleanse(secret->root, sizeof secret->root);
   OPENSSL_cleanse(secret->prk, sizeof secret->prk);
   OPENSSL_cleanse(secret->keys, EB_GUARD_KEY_SIZE);
-  return status;
-}
-
-/* A file is read and written by calls, so that cutting it short cannot kill the process; a device is mapped. */
-static eb_status take_memory(eb_guard *guard, int fd, uint64_t offset) {
-  eb_status status = EB_OK;
-  const uint64_t len = guard->pages * EB_PAGE_SIZE;
-  struct stat facts;
-  EB_ENSURE(offset % EB_PAGE_SIZE == 0, EB_ERR_UNALIGNED);
-  EB_ENSURE(fstat(fd, &facts) == 0 && offset <= INT64_MAX - len, EB_ERR_TARGET);
-  guard->fd_offset = offset;
-  if (S_ISCHR(facts.st_mode)) {
-    void *mapping = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)offset);
-    EB_ENSURE(mapping != MAP_FAILED, EB_ERR_TARGET);
-    guard->mapping = mapping;
-  } else {
-    EB_ENSURE(S_ISREG(facts.st_mode) && (uint64_t)facts.st_size >= offset + len, EB_ERR_TARGET);
-    guard->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-    EB_ENSURE(guard->fd >= 0, EB_ERR_TARGET);
-  }
-done:
   return status;
 }
 
@@ -149,16 +98,16 @@ eb_status eb_guard_make(eb_bridge *bridge, eb_sealing *sealing, const eb_guard_s
   made = calloc(1, sizeof *made);
   EB_ENSURE(made != NULL, EB_ERR_MEMORY);
   atomic_init(&made->references, 1);
-  pthread_mutex_init(&made->lock, NULL);
+  eb_mutex_init(&made->lock);
   eb_bridge_hold(bridge);
   made->bridge = bridge;
   if (sealing != NULL) eb_sealing_hold(sealing);
   made->sealing = sealing;
-  made->fd = made->journal = -1;
+  made->memory.fd = made->journal = -1;
   made->pages = scope->pages;
   made->generation = made->first_generation = scope->generation;
   strncpy(made->region, scope->region, EB_MAX_REGION_NAME);
-  EB_TRY(take_memory(made, fd, fd_offset));
+  EB_TRY(eb_shared_open(bridge, &made->memory, fd, fd_offset, made->pages * EB_PAGE_SIZE));
   made->entries = calloc(made->pages, sizeof *made->entries);
   EB_ENSURE(made->entries != NULL, EB_ERR_MEMORY);
   made->secret = eb_arena_take(&bridge->arena, EB_POOL_GUARDS);
@@ -166,7 +115,7 @@ eb_status eb_guard_make(eb_bridge *bridge, eb_sealing *sealing, const eb_guard_s
   if (salt != NULL)
     memcpy(made->salt, salt, sizeof made->salt);
   else
-    EB_ENSURE(RAND_bytes(made->salt, sizeof made->salt) == 1, EB_ERR_CRYPTO);
+    EB_TRY(eb_platform_random(made->salt, sizeof made->salt));
   EB_TRY(derive_keys(made));
   *guard = made;
   made = NULL;
@@ -198,15 +147,12 @@ static eb_status make_tags(eb_guard *guard, uint64_t first, size_t n, const uint
   return guard->gcm.ops->seal(&guard->gcm, items, n, EB_PAGE_SIZE, 0);
 }
 
-size_t eb_guard_fetch(const eb_guard *guard, uint64_t first, size_t n, uint8_t *into) {
-  if (guard->mapping != NULL) {
-    memcpy(into, guard->mapping + first * EB_PAGE_SIZE, n * EB_PAGE_SIZE);
-    return n;
-  }
-  const uint64_t at = guard->fd_offset + first * EB_PAGE_SIZE;
-  if (eb_read_at(guard->fd, into, n * EB_PAGE_SIZE, at)) return n;
-  size_t there = 0; /* cut short, or unreadable in part: page by page */
-  while (there < n && eb_read_at(guard->fd, into + there * EB_PAGE_SIZE, EB_PAGE_SIZE, at + there * EB_PAGE_SIZE))
+/* With the lock held. Copies n pages from `first` into private memory; returns how many were there. */
+static size_t fetch(const eb_guard *guard, uint64_t first, size_t n, uint8_t *into) {
+  size_t there = 0;
+  if (eb_shared_read(&guard->memory, first * EB_PAGE_SIZE, into, n * EB_PAGE_SIZE)) return n;
+  while (there < n && eb_shared_read(&guard->memory, (first + there) * EB_PAGE_SIZE, into + there * EB_PAGE_SIZE,
+                                     EB_PAGE_SIZE)) /* cut short, or unreadable in part: page by page */
     there++;
   return there;
 }
@@ -222,7 +168,7 @@ eb_status eb_guard_check(eb_guard *guard, uint64_t first, size_t n, const uint8_
     while (i + written < n && entries[i + written].counter != 0) written++;
     if (written > 0) EB_TRY(make_tags(guard, first + i, written, pages + i * EB_PAGE_SIZE, entries + i, tags));
     for (size_t j = 0; j < written; j++)
-      good[i + j] = CRYPTO_memcmp(tags[j], entries[i + j].tag, EB_TAG_SIZE) == 0;
+      good[i + j] = eb_equal(tags[j], entries[i + j].tag, EB_TAG_SIZE);
     i += written;
     if (i < n) good[i] = is_zero(pages + i * EB_PAGE_SIZE);
   }
@@ -234,7 +180,7 @@ done:
 eb_status eb_guard_fetch_checked(eb_guard *guard, uint64_t first, size_t n, uint8_t *into, uint64_t *bad) {
   eb_status status = EB_OK;
   bool good[EB_LANE_PAGES];
-  const size_t there = eb_guard_fetch(guard, first, n, into);
+  const size_t there = fetch(guard, first, n, into);
   EB_TRY(eb_guard_check(guard, first, there, into, good));
   for (size_t i = 0; i < n && status == EB_OK; i++)
     if (i >= there || !good[i]) {
@@ -243,14 +189,6 @@ eb_status eb_guard_fetch_checked(eb_guard *guard, uint64_t first, size_t n, uint
     }
 done:
   return status;
-}
-
-eb_status eb_guard_store_page(eb_guard *guard, uint64_t index, const uint8_t *page) {
-  if (guard->mapping != NULL) {
-    memcpy(guard->mapping + index * EB_PAGE_SIZE, page, EB_PAGE_SIZE);
-    return EB_OK;
-  }
-  return eb_write_at(guard->fd, page, EB_PAGE_SIZE, guard->fd_offset + index * EB_PAGE_SIZE) ? EB_OK : EB_ERR_TARGET;
 }
 
 /* With the lock held: new MACs for n private pages; nothing else changes. */
@@ -267,17 +205,18 @@ done:
   return status;
 }
 
-eb_status eb_guard_put(eb_guard *guard, uint64_t index, const uint8_t *page) {
+eb_status eb_guard_put(eb_guard *guard, uint64_t first, const uint8_t *pages, size_t n) {
   eb_status status = EB_OK;
-  eb_guard_entry entry;
-  pthread_mutex_lock(&guard->lock);
-  EB_TRY(make_entries(guard, index, 1, page, &entry));
-  if (guard->journal >= 0) EB_TRY(eb_guard_journal_write(guard, index, &entry, page));
+  eb_guard_entry entries[EB_LANE_PAGES];
+  eb_mutex_lock(&guard->lock);
+  EB_TRY(make_entries(guard, first, n, pages, entries));
+  for (size_t i = 0; i < n && guard->journal >= 0; i++)
+    EB_TRY(eb_guard_journal_write(guard, first + i, &entries[i], pages + i * EB_PAGE_SIZE));
   /* Half a page may be written when this fails: then it verifies neither as the old nor as the new one. */
-  guard->entries[index] = entry;
-  EB_TRY(eb_guard_store_page(guard, index, page));
+  memcpy(guard->entries + first, entries, n * sizeof entries[0]);
+  EB_TRY(eb_shared_write(&guard->memory, first * EB_PAGE_SIZE, pages, n * EB_PAGE_SIZE));
 done:
-  pthread_mutex_unlock(&guard->lock);
+  eb_mutex_unlock(&guard->lock);
   return status;
 }
 
@@ -304,10 +243,10 @@ eb_status eb_guard_verify(eb_guard *guard, uint64_t first, uint64_t pages, eb_pa
   while (found.pages < pages) {
     const uint64_t at = first + found.pages;
     const size_t n = smaller(EB_LANE_PAGES, pages - found.pages);
-    pthread_mutex_lock(&guard->lock); /* for a batch only: writes go on meanwhile */
-    const size_t there = eb_guard_fetch(guard, at, n, lane);
+    eb_mutex_lock(&guard->lock); /* for a batch only: writes go on meanwhile */
+    const size_t there = fetch(guard, at, n, lane);
     status = eb_guard_check(guard, at, there, lane, good);
-    pthread_mutex_unlock(&guard->lock);
+    eb_mutex_unlock(&guard->lock);
     if (status != EB_OK) goto done;
     for (size_t i = 0; i < n; i++)
       if (i >= there || !good[i]) note_bad(bad, bad_cap, &found, at + i);
@@ -330,8 +269,8 @@ static eb_status adopt(eb_guard *to, const eb_guard_entry *from, uint64_t first,
     if (from[i].counter == 0) continue;
     to->entries[first + i] = entries[i];
     /* Not if it is there already: the memory stays sparse, and a file clean. */
-    if (eb_guard_fetch(to, first + i, 1, now) == 1 && memcmp(now, page, EB_PAGE_SIZE) == 0) continue;
-    EB_TRY(eb_guard_store_page(to, first + i, page));
+    if (fetch(to, first + i, 1, now) == 1 && memcmp(now, page, EB_PAGE_SIZE) == 0) continue;
+    EB_TRY(eb_shared_write(&to->memory, (first + i) * EB_PAGE_SIZE, page, EB_PAGE_SIZE));
   }
 done:
   OPENSSL_cleanse(now, sizeof now);
@@ -345,14 +284,14 @@ static eb_status carry(eb_guard *to, eb_guard *from, bool from_is_locked, uint64
   uint8_t *lane = eb_arena_wait(&to->bridge->arena, EB_POOL_LANES);
   for (uint64_t first = 0; first < to->pages; first += EB_LANE_PAGES) {
     const size_t n = smaller(EB_LANE_PAGES, to->pages - first);
-    if (!from_is_locked) pthread_mutex_lock(&from->lock);
+    if (!from_is_locked) eb_mutex_lock(&from->lock);
     status = eb_guard_fetch_checked(from, first, n, lane, bad_page);
     memcpy(entries, from->entries + first, n * sizeof entries[0]);
-    if (!from_is_locked) pthread_mutex_unlock(&from->lock);
+    if (!from_is_locked) eb_mutex_unlock(&from->lock);
     if (status != EB_OK) goto done;
-    pthread_mutex_lock(&to->lock);
+    eb_mutex_lock(&to->lock);
     status = adopt(to, entries, first, n, lane);
-    pthread_mutex_unlock(&to->lock);
+    eb_mutex_unlock(&to->lock);
     if (status != EB_OK) goto done;
   }
 done:
@@ -378,14 +317,15 @@ eb_status eb_guard_renew(eb_guard *guard, uint64_t generation, uint64_t *bad_pag
   bool locked = false;
   EB_TRY(eb_guard_usable(guard));
   EB_ENSURE(bad_page != NULL, EB_ERR_ARGUMENT);
-  EB_ENSURE(guard->mapping == NULL, EB_ERR_STATE); /* a device's memory keeps nothing to load */
+  EB_ENSURE(guard->memory.mapping == NULL, EB_ERR_STATE); /* a device's memory keeps nothing to load */
   const eb_guard_scope scope = {guard->region, generation, guard->pages};
-  EB_TRY(eb_guard_make(guard->bridge, guard->sealing, &scope, guard->fd, guard->fd_offset, NULL, &fresh));
-  locked = pthread_mutex_lock(&guard->lock) == 0;
+  EB_TRY(eb_guard_make(guard->bridge, guard->sealing, &scope, guard->memory.fd, guard->memory.offset, NULL, &fresh));
+  eb_mutex_lock(&guard->lock);
+  locked = true;
   EB_TRY(carry(fresh, guard, true, bad_page));
   drop_keys(guard);
   free(guard->entries);
-  if (guard->journal >= 0) close(guard->journal);
+  eb_file_close(guard->journal);
   guard->secret = fresh->secret;
   guard->gcm = fresh->gcm;
   guard->entries = fresh->entries;
@@ -399,7 +339,7 @@ eb_status eb_guard_renew(eb_guard *guard, uint64_t generation, uint64_t *bad_pag
   fresh->gcm = (eb_gcm){0};
   fresh->entries = NULL;
 done:
-  if (locked) pthread_mutex_unlock(&guard->lock);
+  if (locked) eb_mutex_unlock(&guard->lock);
   eb_guard_free(fresh);
   return status;
 }

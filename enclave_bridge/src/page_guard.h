@@ -7,6 +7,7 @@
 
 #include "bridge.h"
 #include "sealing.h"
+#include "shared_io.h"
 
 #define EB_GUARD_SALT_SIZE 32u
 #define EB_GUARD_KEY_SIZE 32u
@@ -32,11 +33,9 @@ struct eb_guard {
   atomic_uint references;
   char region[EB_MAX_REGION_NAME + 1];
   uint64_t pages;
-  int fd; /* the pages, at fd_offset; -1 when they are only mapped */
-  uint64_t fd_offset;
-  uint8_t *mapping; /* a device's memory; NULL for a file */
+  eb_shared memory; /* the pages */
 
-  pthread_mutex_t lock; /* guards all below; taken after a transfer's */
+  eb_mutex lock; /* guards all below; taken after a transfer's */
   uint8_t salt[EB_GUARD_SALT_SIZE];
   uint64_t first_generation; /* of the table: bound into its keys */
   eb_guard_secret *secret;
@@ -55,20 +54,14 @@ void eb_guard_hold(eb_guard *guard);
 /* A guard with its keys, over zero pages. `salt` NULL: a fresh one. */
 eb_status eb_guard_make(eb_bridge *bridge, eb_sealing *sealing, const eb_guard_scope *scope, int fd, uint64_t fd_offset,
                         const uint8_t *salt, eb_guard **guard);
-/* With the lock held. Copies n pages from `first` into private memory; returns how many were there. */
-size_t eb_guard_fetch(const eb_guard *guard, uint64_t first, size_t n, uint8_t *into);
 /* With the lock held: which of n private pages, 1..EB_LANE_PAGES, are what the entries from `first` say. */
 eb_status eb_guard_check(eb_guard *guard, uint64_t first, size_t n, const uint8_t *pages, bool *good);
 /* With the lock held: fetch and check. EB_ERR_TAMPERED with *bad the first page that is not as it was written. */
 eb_status eb_guard_fetch_checked(eb_guard *guard, uint64_t first, size_t n, uint8_t *into, uint64_t *bad);
-/* Writes one private page: MAC, journal, memory, in this order. EB_ERR_TARGET, EB_ERR_EXHAUSTED. Takes the lock. */
-eb_status eb_guard_put(eb_guard *guard, uint64_t index, const uint8_t *page);
-/* With the lock held: the page in memory only. */
-eb_status eb_guard_store_page(eb_guard *guard, uint64_t index, const uint8_t *page);
+/* Writes n private pages, 1..EB_LANE_PAGES, from `first`: MAC, journal, memory, in this order. EB_ERR_TARGET_FULL,
+ * EB_ERR_TARGET_IO, EB_ERR_STATE (it only verifies), EB_ERR_EXHAUSTED. Takes the lock. */
+eb_status eb_guard_put(eb_guard *guard, uint64_t first, const uint8_t *pages, size_t n);
 /* With the lock held: a write that is about to be made goes to the journal. */
 eb_status eb_guard_journal_write(eb_guard *guard, uint64_t index, const eb_guard_entry *entry, const uint8_t *page);
-/* All of it or false, whatever interrupts it. */
-bool eb_read_at(int fd, uint8_t *out, size_t len, uint64_t offset);
-bool eb_write_at(int fd, const uint8_t *in, size_t len, uint64_t offset);
 
 #endif

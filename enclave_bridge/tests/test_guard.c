@@ -180,8 +180,8 @@ static void test_verify_when_asked_wrongly_is_refused(void) {
 static void test_device_memory_when_changed_is_found(void) {
   guarded region = guard_on(NULL, open("/dev/zero", O_RDWR | O_CLOEXEC));
   uint64_t bad = 0;
-  CHECK(region.guard->mapping != NULL && bad_pages(region.guard) == 0);
-  region.guard->mapping[17 * EB_PAGE_SIZE] ^= 1;
+  CHECK(region.guard->memory.mapping != NULL && bad_pages(region.guard) == 0);
+  region.guard->memory.mapping[17 * EB_PAGE_SIZE] ^= 1;
   CHECK(bad_pages(region.guard) == 1);
   CHECK_STATUS(EB_ERR_STATE, eb_guard_renew(region.guard, 4, &bad));
   drop(&region);
@@ -500,10 +500,10 @@ static void test_journal_when_it_cannot_be_written_leaves_the_page(void) {
   const int table = mkstemp(path), read_only = open(path, O_RDONLY | O_CLOEXEC);
   CHECK(table >= 0 && read_only >= 0 && unlink(path) == 0);
   CHECK_OK(eb_guard_save(region.guard, table));
-  CHECK_STATUS(EB_ERR_TARGET, eb_guard_save(region.guard, read_only));
+  CHECK_STATUS(EB_ERR_TARGET_IO, eb_guard_save(region.guard, read_only));
   CHECK_OK(eb_guard_journal(region.guard, read_only, 4));
   memset(region.pair->plain, 0x31, EB_PAGE_SIZE);
-  CHECK_STATUS(EB_ERR_TARGET, send_pages(region.pair, region.guard, 0, 1));
+  CHECK_STATUS(EB_ERR_TARGET_IO, send_pages(region.pair, region.guard, 0, 1));
   CHECK(bad_pages(region.guard) == 0);
   CHECK_STATUS(EB_ERR_TARGET, eb_guard_journal(region.guard, -1, 4));
   CHECK_OK(eb_guard_journal(region.guard, table, 4));
