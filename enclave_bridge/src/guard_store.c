@@ -35,6 +35,11 @@ static const uint8_t table_label[] = "table", write_label[] = "write"; /* each w
 
 static uint64_t table_size(const eb_guard *guard) { return HEADER + guard->pages * ENTRY + MAC; }
 
+static size_t chunk_at(const eb_guard *guard, uint64_t first) {
+  const uint64_t left = guard->pages - first;
+  return left < CHUNK ? (size_t)left : CHUNK;
+}
+
 static eb_status begin_mac(const eb_guard *guard, const uint8_t *label, size_t label_len, EVP_MAC_CTX **mac) {
   eb_status status = EB_OK;
   EB_TRY(eb_hmac_begin(&guard->bridge->crypto, EB_GUARD_SUITE, guard->secret->keys + EB_GUARD_KEY_SIZE,
@@ -62,7 +67,7 @@ static eb_status save_all(const eb_guard *guard, int fd, EVP_MAC_CTX *mac) {
   EB_TRY(eb_file_put(fd, 0, header, sizeof header));
   uint64_t at = HEADER;
   for (uint64_t first = 0; first < guard->pages; first += CHUNK) {
-    const size_t n = (size_t)(guard->pages - first < CHUNK ? guard->pages - first : CHUNK);
+    const size_t n = chunk_at(guard, first);
     for (size_t i = 0; i < n; i++) {
       eb_store_u64le(chunk + i * ENTRY, guard->entries[first + i].counter);
       memcpy(chunk + i * ENTRY + 8, guard->entries[first + i].tag, EB_TAG_SIZE);
@@ -106,7 +111,7 @@ static eb_status load_table(eb_guard *guard, int fd, const uint8_t header[HEADER
   uint64_t at = HEADER;
   EB_ENSURE(EVP_MAC_update(mac, header, HEADER) == 1, EB_ERR_CRYPTO);
   for (uint64_t first = 0; first < guard->pages; first += CHUNK) {
-    const size_t n = (size_t)(guard->pages - first < CHUNK ? guard->pages - first : CHUNK);
+    const size_t n = chunk_at(guard, first);
     EB_ENSURE(eb_file_get(fd, at, chunk, n * ENTRY), EB_ERR_TABLE);
     EB_ENSURE(EVP_MAC_update(mac, chunk, n * ENTRY) == 1, EB_ERR_CRYPTO);
     for (size_t i = 0; i < n; i++) {

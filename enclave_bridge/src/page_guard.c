@@ -82,7 +82,7 @@ done:
 
 static eb_status check_scope(const eb_guard_scope *scope) {
   if (scope == NULL || scope->region == NULL) return EB_ERR_ARGUMENT;
-  const size_t len = strnlen(scope->region, EB_MAX_REGION_NAME + 1);
+  const size_t len = strlen(scope->region);
   if (len == 0 || len > EB_MAX_REGION_NAME) return EB_ERR_LENGTH;
   return scope->pages >= 1 && scope->pages <= EB_MAX_WINDOW_PAGES ? EB_OK : EB_ERR_ARGUMENT;
 }
@@ -133,8 +133,8 @@ eb_status eb_guard_new(eb_bridge *bridge, eb_sealing *sealing, const eb_guard_sc
 
 /* MACs of n private pages under the counters of their entries, which may be any. */
 static eb_status make_tags(eb_guard *guard, uint64_t first, size_t n, const uint8_t *pages,
-                           const eb_guard_entry *entries, uint8_t tags[][EB_TAG_SIZE]) {
-  uint8_t nonces[EB_LANE_PAGES][EB_GCM_IV_SIZE], none[1];
+                           const eb_guard_entry *entries, uint8_t (*tags)[EB_TAG_SIZE]) {
+  uint8_t nonces[EB_LANE_PAGES][EB_GCM_IV_SIZE], none[1] = {0};
   eb_gcm_item items[EB_LANE_PAGES];
   for (size_t i = 0; i < n; i++) {
     uint8_t index[8];

@@ -83,7 +83,9 @@ static void pause_for(unsigned milliseconds) {
   if (eb_platform_random((uint8_t *)&dice, sizeof dice) != EB_OK) dice = 0;
   const uint64_t nanoseconds = milliseconds * UINT64_C(500000) * (65536u + dice) / 65536u;
   struct timespec left = {(time_t)(nanoseconds / 1000000000u), (long)(nanoseconds % 1000000000u)};
-  while (nanosleep(&left, &left) != 0 && errno == EINTR) continue;
+  int outcome = 0;
+  do outcome = nanosleep(&left, &left);
+  while (outcome != 0 && errno == EINTR);
 }
 
 static bool ask_firmware(const snp_context *snp, const snp_derived_key_req *request, snp_derived_key_resp *response) {

@@ -34,6 +34,7 @@ def command() -> None:
 @click.pass_context
 def verify(
     context: click.Context,
+    /,
     target: str,
     region: str,
     tls_server_cert: Path | None,
