@@ -72,6 +72,24 @@ class Read:
     generation: int
 
 
+@dataclass(frozen=True, slots=True)
+class RegionCheck:
+    """What a server found when it checked a region's pages against their MACs."""
+
+    generation: int
+    pages: int
+    """Checked."""
+    bad_pages: int
+    """Of them are not what was written: the memory was tampered with."""
+    bad: tuple[tuple[int, int], ...]
+    """First address and number of pages of each run of them, ascending; at most the first 256 runs."""
+
+    @property
+    def intact(self) -> bool:
+        """True when every page is what was written."""
+        return self.bad_pages == 0
+
+
 class Client:
     """One attested peer of one server. Attests on first use, and again by itself when the session has ended."""
 
@@ -120,6 +138,9 @@ class Client:
         )
         self._get = self._channel.unary_stream(
             _SERVICE + "GetRegion", pb.GetRegionRequest.SerializeToString, codec.decode_region
+        )
+        self._verify = self._channel.unary_unary(
+            _SERVICE + "VerifyRegion", pb.VerifyRegionRequest.SerializeToString, pb.VerifyRegionResponse.FromString
         )
 
     def _next_pin(self) -> None:
@@ -409,6 +430,41 @@ class Client:
                         raise TransferError("OUT_OF_ORDER", "the server sent no region info")
                     return target, Read(granted.pages, granted.base_gpa, generation)
         raise TransferError("TRANSFER_TRUNCATED", "the server ended the read before its end; nothing is returned")
+
+    # ---- verify ---------------------------------------------------------------------
+
+    def verify_region(self, region: str) -> RegionCheck:
+        """Has the server check the region's committed pages against their MACs; needs a grant to read it.
+
+        Raises TransferError REGION_UNPROTECTED when it keeps none.
+        """
+        with self._telemetry.span("pagegate.client.verify", {"pagegate.region": region}, kind="client"):
+            return self._once_more(lambda: self._verify_region(region))
+
+    def _verify_region(self, region: str) -> RegionCheck:
+        granted = self._granted(region, AccessMode.READ)
+        established = self.session
+        session = established.session
+        nonce = self._bridge.random(macs.NONCE_SIZE)
+        request = pb.VerifyRegionRequest(
+            session_id=established.session_id,
+            region=granted.number,
+            first_gpa=granted.base_gpa,
+            pages=granted.pages,
+            nonce=nonce,
+            mac=session.mac(eb.MacPurpose.CONTROL, macs.verify(nonce, granted.number, granted.base_gpa, granted.pages)),
+        )
+        answer = self._verify(request, metadata=self._telemetry.metadata())
+        bad = tuple((r.first_gpa, r.pages) for r in answer.bad)
+        with transfer_faults():
+            session.check_mac(
+                eb.MacPurpose.CONTROL,
+                macs.verified(nonce, answer.generation, answer.pages, answer.bad_pages, bad),
+                answer.mac,
+            )
+        if answer.pages != granted.pages:
+            raise TransferError("TRANSFER_INCOMPLETE", f"the server checked {answer.pages} of {granted.pages} pages")
+        return RegionCheck(answer.generation, answer.pages, answer.bad_pages, bad)
 
     # ---- shared -----------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from pagegate.evidence.model import Appraiser, Verdict
 from pagegate.handshake.model import HANDSHAKE_TIMEOUT_S, SUITES_DEFAULT, Limits
 from pagegate.handshake.server import ServerHandshake, ServerSettings
 from pagegate.platforms.model import Platform
+from pagegate.platforms.sealing import SealingSource
 from pagegate.rpc import transfer as rpc_transfer
 from pagegate.rpc.admission import Admission, AdmissionLimits, Gate
 from pagegate.rpc.attestation import AttestationServicer
@@ -28,6 +29,7 @@ from pagegate.rpc.events import Observer, ServerEvent, ignore
 from pagegate.rpc.pace import Watchdog
 from pagegate.rpc.tls import ServerTls, TlsInForce
 from pagegate.telemetry import NO_TELEMETRY, Tracing
+from pagegate.transfer.protection import GuardMaker
 from pagegate.transfer.region import RegionSpec, RegionTable
 from pagegate.transfer.registry import TransferRegistry
 from pagegate.transfer.session import SessionTable
@@ -70,10 +72,18 @@ class ServerOptions:
     stale_transfer_s: float = 30.0
     """Seconds after which a broken transfer loses its region to another writer."""
     tls: ServerTls | None = None
+    sealing: SealingSource | None = None
+    """Where the key comes from that page MACs of file-backed regions are kept under; None leaves those without."""
     tls_overlap_s: float = 3600.0
     """Seconds for which a replaced certificate is attested to connections that were opened with it."""
     health_listen: str | None = None
     """Address and port of a plain-text port with the health service alone; None for none."""
+
+
+def _guards_for(regions: int, streams: int) -> int:
+    """Each region has the guard of its committed and of its staged generation, two for a moment at a renewal; a read
+    may keep that of a former one; a sealing key takes a slot, and another while it is made."""
+    return min(65536, 3 * regions + streams + 2)
 
 
 class Server:
@@ -96,8 +106,12 @@ class Server:
         self._appraiser = appraiser
         self.platform = platform
         self.traffic = Traffic()
-        self.bridge = eb.Bridge(max_sessions=options.max_sessions, max_handshakes=options.max_handshakes + 1)
-        self.regions = RegionTable(regions)
+        self.bridge = eb.Bridge(
+            max_sessions=options.max_sessions,
+            max_handshakes=options.max_handshakes + 1,
+            max_guards=_guards_for(len(regions), options.admission.threads),
+        )
+        self.regions = RegionTable(regions, GuardMaker(self.bridge, options.sealing))
         self.sessions = SessionTable(options.max_sessions)
         self._registry = TransferRegistry(self.bridge, stale_after_s=options.stale_transfer_s)
         self.gate = Gate(options.admission)

@@ -5,6 +5,7 @@ Any object with the buffer protocol is taken without a copy; every call releases
 """
 
 from .errors import BridgeStatusError, StatusInfo, all_statuses, status_info
+from .guards import Guard, PageRange, Sealing, SealingError, SnpFailure, TamperedPageError, Verification
 from .handles import Bridge, Handshake, Session, Source, Transfer, parse_header
 from .results import (
     BINDING_SIZE,
@@ -37,18 +38,25 @@ __all__ = [
     "Bridge",
     "BridgeInfo",
     "BridgeStatusError",
+    "Guard",
     "Handshake",
     "MacPurpose",
     "OpenResult",
+    "PageRange",
     "RecordHeader",
     "Role",
     "SealResult",
+    "Sealing",
+    "SealingError",
     "Session",
     "SessionStats",
+    "SnpFailure",
     "Source",
     "StatusInfo",
     "Suite",
+    "TamperedPageError",
     "Transfer",
+    "Verification",
     "all_statuses",
     "parse_header",
     "status_info",

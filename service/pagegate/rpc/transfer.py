@@ -20,7 +20,7 @@ from pagegate.telemetry import Span, Tracing, rpc_attributes
 from pagegate.transfer import macs
 from pagegate.transfer.faults import transfer_faults
 from pagegate.transfer.receiver import Receiver
-from pagegate.transfer.region import Region, RegionTable
+from pagegate.transfer.region import Checked, Region, RegionTable
 from pagegate.transfer.registry import TransferRegistry
 from pagegate.transfer.session import LiveSession, SessionTable
 from pagegate.transfer.traffic import Traffic
@@ -29,6 +29,7 @@ from pagegate.v1 import transfer_pb2 as pb
 _log = logging.getLogger(__name__)
 SERVICE = "pagegate.v1.PageTransfer"
 _ACK_EVERY = 4
+_MAX_BAD_RANGES = 256
 # Where a record names its region (docs/protocol.md, page record); the bridge checks it again.
 _REGION_FIELD = slice(32, 36)
 _Requests = Iterator["pb.TransferPagesRequest | Batch"]
@@ -189,33 +190,27 @@ class PageTransferServicer:
             region = self._region(live, request.region, AccessMode.READ)
             spec = region.spec
             pages = request.pages or max(0, (spec.base_gpa - request.first_gpa) // eb.PAGE_SIZE + spec.pages)
-            offset = region.window(request.first_gpa, pages)
+            region.window(request.first_gpa, pages)
             span.set({"pagegate.region": spec.name, "pagegate.pages": pages})
             with (
                 transfer_faults(),
-                region.read(self._bridge) as (source, generation),
+                region.read(self._bridge) as reading,
                 self._bridge.transfer(
                     request.transfer_id, region=region.number, base_gpa=spec.base_gpa, pages=spec.pages
                 ) as transfer,
             ):
                 mac = session.mac(
-                    eb.MacPurpose.RECEIPT, macs.info(request.transfer_id, spec.base_gpa, spec.pages, generation)
+                    eb.MacPurpose.RECEIPT, macs.info(request.transfer_id, spec.base_gpa, spec.pages, reading.generation)
                 )
-                self._told("read", live, region, generation, pages)
+                self._told("read", live, region, reading.generation, pages)
                 yield pb.GetRegionResponse(
-                    info=pb.RegionInfo(base_gpa=spec.base_gpa, pages=spec.pages, generation=generation, mac=mac)
+                    info=pb.RegionInfo(base_gpa=spec.base_gpa, pages=spec.pages, generation=reading.generation, mac=mac)
                 )
                 step = live.established.limits.max_batch_pages
                 for number, first in enumerate(range(0, pages, step)):
-                    start = offset + first * eb.PAGE_SIZE
                     count = min(step, pages - first)
-                    records, result = session.seal_from(
-                        transfer,
-                        region=region.number,
-                        first_gpa=spec.base_gpa + start,
-                        source=source,
-                        offset=start,
-                        length=count * eb.PAGE_SIZE,
+                    records, result = reading.seal(
+                        session, transfer, first_gpa=request.first_gpa + first * eb.PAGE_SIZE, pages=count
                     )
                     sent = {"pagegate.direction": "out", "pagegate.region": spec.name}
                     self._telemetry.count("pagegate.pages", count, sent)
@@ -227,6 +222,65 @@ class PageTransferServicer:
                     )
                     yield Batch(records, number)
                 yield pb.GetRegionResponse(end=pb.RegionEnd(pages=pages, mac=session.commit_mac(transfer)))
+
+    # ---- VerifyRegion ---------------------------------------------------------------
+
+    def verify_region(self, request: pb.VerifyRegionRequest, context: grpc.ServicerContext) -> pb.VerifyRegionResponse:
+        """Which committed pages are not what was written."""
+        with self._call("VerifyRegion", context) as span:
+            live = self._sessions.get(request.session_id)
+            session = live.established.session
+            with transfer_faults():
+                session.check_mac(
+                    eb.MacPurpose.CONTROL,
+                    macs.verify(request.nonce, request.region, request.first_gpa, request.pages),
+                    request.mac,
+                )
+            if len(request.nonce) != macs.NONCE_SIZE:
+                raise TransferError("MALFORMED_MESSAGE", f"nonce is {len(request.nonce)} bytes; it must be 16")
+            region = self._region(live, request.region, AccessMode.READ)
+            spec = region.spec
+            pages = request.pages or max(0, (spec.base_gpa - request.first_gpa) // eb.PAGE_SIZE + spec.pages)
+            with transfer_faults():
+                checked = region.verify(request.first_gpa, pages, max_ranges=_MAX_BAD_RANGES)
+            span.set({"pagegate.region": spec.name, "pagegate.pages": checked.pages})
+            if checked.bad_pages:
+                self._report_tampering(live, region, checked)
+            bad = [(spec.base_gpa + r.first * eb.PAGE_SIZE, r.pages) for r in checked.bad]
+            mac = session.mac(
+                eb.MacPurpose.CONTROL,
+                macs.verified(request.nonce, checked.generation, checked.pages, checked.bad_pages, bad),
+            )
+            return pb.VerifyRegionResponse(
+                generation=checked.generation,
+                pages=checked.pages,
+                bad_pages=checked.bad_pages,
+                bad=[pb.PageRange(first_gpa=gpa, pages=count) for gpa, count in bad],
+                mac=mac,
+            )
+
+    def _report_tampering(self, live: LiveSession, region: Region, checked: Checked) -> None:
+        _log.error(
+            "memory tampering detected: %d of %d pages of region %s are not what was written to generation %d",
+            checked.bad_pages,
+            checked.pages,
+            region.spec.name,
+            checked.generation,
+        )
+        self._telemetry.count("pagegate.refusals", 1, {"pagegate.reason": "TAMPERED", "pagegate.role": "server"})
+        self._observer(
+            ServerEvent(
+                "refusal",
+                live.verdict.identity or live.peer_address,
+                {
+                    "method": "VerifyRegion",
+                    "reason": "TAMPERED",
+                    "region": region.spec.name,
+                    "generation": checked.generation,
+                    "bad_pages": checked.bad_pages,
+                },
+            )
+        )
 
     # ---- shared -----------------------------------------------------------------------
 
@@ -328,6 +382,11 @@ def add_to_server(servicer: PageTransferServicer, server: grpc.Server) -> None:
             servicer.get_region,
             request_deserializer=pb.GetRegionRequest.FromString,
             response_serializer=codec.encode,
+        ),
+        "VerifyRegion": grpc.unary_unary_rpc_method_handler(
+            servicer.verify_region,
+            request_deserializer=pb.VerifyRegionRequest.FromString,
+            response_serializer=pb.VerifyRegionResponse.SerializeToString,
         ),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
