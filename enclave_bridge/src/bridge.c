@@ -1,6 +1,5 @@
 #include "bridge.h"
 
-#include <limits.h>
 #include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +24,7 @@ done:
 }
 
 eb_status eb_bridge_open(const eb_bridge_options *options, eb_bridge **bridge) {
-  const eb_bridge_options defaults = {DEFAULT_SESSIONS, DEFAULT_HANDSHAKES, NULL};
+  const eb_bridge_options defaults = {.max_sessions = DEFAULT_SESSIONS, .max_handshakes = DEFAULT_HANDSHAKES};
   eb_status status = EB_OK;
   eb_bridge *made = NULL;
 
@@ -37,12 +36,14 @@ eb_status eb_bridge_open(const eb_bridge_options *options, eb_bridge **bridge) {
       [EB_POOL_SESSIONS] = {sizeof(eb_session_secret), options->max_sessions},
       [EB_POOL_HANDSHAKES] = {sizeof(eb_handshake_secret), options->max_handshakes},
       [EB_POOL_LANES] = {EB_LANE_PAGES * EB_PAGE_SIZE, EB_LANES},
+      [EB_POOL_STAGING] = {EB_STAGING_SIZE, EB_STAGING_SLOTS},
   };
   made = calloc(1, sizeof *made);
   EB_ENSURE(made != NULL, EB_ERR_MEMORY);
   atomic_init(&made->references, 1);
   EB_TRY(eb_platform_prepare());
   EB_TRY(eb_arena_open(&made->arena, plan, true));
+  EB_TRY(eb_staging_open(made, options->file_io));
   EB_TRY(eb_crypto_open(&made->crypto));
   EB_TRY(choose_kernel(made, options->gcm_kernel));
   *bridge = made;
@@ -57,6 +58,7 @@ void eb_bridge_hold(eb_bridge *bridge) { atomic_fetch_add(&bridge->references, 1
 void eb_bridge_free(eb_bridge *bridge) {
   if (bridge == NULL || atomic_fetch_sub(&bridge->references, 1) != 1) return;
   eb_crypto_close(&bridge->crypto);
+  eb_staging_close(bridge);
   eb_arena_close(&bridge->arena);
   free(bridge);
 }
@@ -73,6 +75,7 @@ eb_status eb_bridge_get_info(eb_bridge *bridge, eb_bridge_info *info) {
   info->sessions_live = eb_arena_live(&bridge->arena, EB_POOL_SESSIONS);
   info->handshakes_live = eb_arena_live(&bridge->arena, EB_POOL_HANDSHAKES);
   strncpy(info->gcm_kernel, bridge->gcm->name, sizeof info->gcm_kernel - 1);
+  strncpy(info->file_io, eb_staging_name(bridge), sizeof info->file_io - 1);
   strncpy(info->libcrypto, OpenSSL_version(OPENSSL_VERSION), sizeof info->libcrypto - 1);
 done:
   return status;

@@ -31,6 +31,7 @@ eb_status eb_transfer_new(eb_bridge *bridge, const uint8_t transfer_id[EB_TRANSF
   eb_bridge_hold(bridge);
   made->bridge = bridge;
   made->window = *window;
+  made->file.fd = -1;
   memcpy(made->id, transfer_id, sizeof made->id);
   eb_mutex_init(&made->lock);
   made->tags = calloc(window->pages, sizeof *made->tags);
@@ -46,12 +47,15 @@ done:
 void eb_transfer_free(eb_transfer *transfer) {
   if (transfer == NULL) return;
   eb_file_unmap(transfer->mapping, transfer->window.pages * EB_PAGE_SIZE);
+  eb_stored_close(&transfer->file);
   if (eb_bridge_alive(transfer->bridge)) eb_mutex_destroy(&transfer->lock);
   free(transfer->tags);
   free(transfer->recorded);
   eb_bridge_free(transfer->bridge);
   free(transfer);
 }
+
+bool eb_transfer_has_target(const eb_transfer *transfer) { return transfer->target != NULL || transfer->file.fd >= 0; }
 
 eb_status eb_transfer_set_target_fd(eb_transfer *transfer, int fd, uint64_t fd_offset) {
   eb_status status = EB_OK;
@@ -61,10 +65,14 @@ eb_status eb_transfer_set_target_fd(eb_transfer *transfer, int fd, uint64_t fd_o
   EB_ENSURE(fd_offset % EB_PAGE_SIZE == 0, EB_ERR_UNALIGNED);
   eb_mutex_lock(&transfer->lock);
   locked = true;
-  EB_ENSURE(transfer->target == NULL, EB_ERR_STATE);
-  transfer->mapping = eb_file_map(fd, fd_offset, len);
-  EB_ENSURE(transfer->mapping != NULL, EB_ERR_TARGET);
-  transfer->target = transfer->mapping;
+  EB_ENSURE(!eb_transfer_has_target(transfer), EB_ERR_STATE);
+  if (eb_file_is_stored(transfer->bridge, fd)) {
+    EB_TRY(eb_stored_open(&transfer->file, fd, fd_offset, len));
+  } else {
+    transfer->mapping = eb_file_map(fd, fd_offset, len);
+    EB_ENSURE(transfer->mapping != NULL, EB_ERR_TARGET);
+    transfer->target = transfer->mapping;
+  }
 done:
   if (locked) eb_mutex_unlock(&transfer->lock);
   return status;
@@ -76,7 +84,7 @@ eb_status eb_transfer_set_target_memory(eb_transfer *transfer, uint8_t *memory, 
   EB_ENSURE(memory != NULL, EB_ERR_ARGUMENT);
   EB_ENSURE(len == transfer->window.pages * EB_PAGE_SIZE, EB_ERR_LENGTH);
   eb_mutex_lock(&transfer->lock);
-  if (transfer->target != NULL)
+  if (eb_transfer_has_target(transfer))
     status = EB_ERR_STATE;
   else
     transfer->target = memory;
@@ -117,6 +125,31 @@ void eb_transfer_record(eb_transfer *transfer, uint64_t index, const uint8_t tag
 void eb_transfer_drop(eb_transfer *transfer, uint64_t index) {
   transfer->pages -= is_recorded(transfer, index);
   transfer->recorded[index / 64] &= ~(UINT64_C(1) << (index % 64));
+}
+
+static eb_status store_run(eb_transfer *transfer, uint64_t first, const uint8_t *pages, size_t n) {
+  if (transfer->target == NULL) return eb_stored_write(&transfer->file, first * EB_PAGE_SIZE, pages, n * EB_PAGE_SIZE);
+  memcpy(transfer->target + first * EB_PAGE_SIZE, pages, n * EB_PAGE_SIZE);
+  return EB_OK;
+}
+
+eb_status eb_transfer_store(eb_transfer *transfer, const uint64_t *index, uint8_t (*tags)[EB_TAG_SIZE],
+                            const uint8_t *pages, size_t n, size_t *stored) {
+  eb_status status = EB_OK;
+  for (*stored = 0; *stored < n && status == EB_OK;) {
+    const size_t first = *stored;
+    size_t end = first + 1; /* pages that follow each other go together */
+    while (end < n && index[end] == index[end - 1] + 1) end++;
+    status = store_run(transfer, index[first], pages + first * EB_PAGE_SIZE, end - first);
+    for (size_t i = first; i < end; i++) {
+      if (status == EB_OK)
+        eb_transfer_record(transfer, index[i], tags[i]);
+      else
+        eb_transfer_drop(transfer, index[i]); /* what was there may be written over in part */
+    }
+    if (status == EB_OK) *stored = end;
+  }
+  return status;
 }
 
 eb_status eb_transfer_forget(eb_transfer *transfer, uint64_t first_gpa, uint64_t pages) {

@@ -31,7 +31,7 @@ from pagegate.telemetry import NO_TELEMETRY, Tracing, rpc_attributes
 from pagegate.transfer import macs
 from pagegate.transfer.faults import transfer_faults
 from pagegate.transfer.sender import Progress, Sender
-from pagegate.transfer.source import BufferSource, Source
+from pagegate.transfer.source import BufferSource, FileSource, Source
 from pagegate.v1 import attestation_pb2 as att
 from pagegate.v1 import attestation_pb2_grpc as att_grpc
 from pagegate.v1 import transfer_pb2 as pb
@@ -219,7 +219,7 @@ class Client:
     def send(
         self,
         region: str,
-        source: Source | Buffer,
+        source: Source | FileSource | Buffer,
         *,
         first_gpa: int | None = None,
         mode: str = "replace",
@@ -232,7 +232,8 @@ class Client:
         """
         if mode not in ("replace", "delta"):
             raise ConfigError("MODE", f"transfer mode {mode!r} is not 'replace' or 'delta'")
-        pages = source if hasattr(source, "pages") and hasattr(source, "read") else BufferSource(source)
+        whole = isinstance(source, FileSource) or (hasattr(source, "pages") and hasattr(source, "read"))
+        pages = source if whole else BufferSource(source)  # type: ignore[arg-type]
         started = time.monotonic()
         with self._telemetry.span("pagegate.client.send", {"pagegate.region": region}, kind="client") as span:
             context = span.context
@@ -264,7 +265,9 @@ class Client:
             try:
                 return self._stream(sender), retries.made
             except PagegateError as error:
-                if error.reason in _REATTEST:
+                # A channel that accepts another certificate than the server's looks like a server that is away; the
+                # handshake tries the other pins.
+                if error.reason in _REATTEST or (error.reason in _ANOTHER_PIN and len(self._tls) > 1):
                     self._drop_session()
                 elif error.reason not in _RESUMABLE and error.retry_after is None:
                     raise
