@@ -73,6 +73,7 @@ typedef enum { EB_ROLE_CLIENT = 1, EB_ROLE_SERVER = 2 } eb_role;
 typedef enum {
   EB_MEMORY_SECRET = 1, /* memfd_secret(2): not mapped by the kernel, not in dumps */
   EB_MEMORY_LOCKED = 2, /* mlock + MADV_DONTDUMP + MADV_DONTFORK */
+  EB_MEMORY_ENCLAVE = 3, /* an SGX enclave's own: encrypted, and no other software can read it */
 } eb_memory_kind;
 
 typedef struct eb_bridge eb_bridge;

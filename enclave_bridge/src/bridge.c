@@ -1,6 +1,5 @@
 #include "bridge.h"
 
-#include <limits.h>
 #include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>

@@ -265,7 +265,9 @@ class Client:
             try:
                 return self._stream(sender), retries.made
             except PagegateError as error:
-                if error.reason in _REATTEST:
+                # A channel that accepts another certificate than the server's looks like a server that is away; the
+                # handshake tries the other pins.
+                if error.reason in _REATTEST or (error.reason in _ANOTHER_PIN and len(self._tls) > 1):
                     self._drop_session()
                 elif error.reason not in _RESUMABLE and error.retry_after is None:
                     raise

@@ -122,7 +122,6 @@ class ServerSource:
         """See StatusSource.status."""
         server = self._server
         info = server.bridge.info
-        standing = self._reloads.standing("policy")
         refused, refusals = self._memory.refusals()
         server.sessions.sweep()
         staged = server.staged()
@@ -137,7 +136,10 @@ class ServerSource:
             simulated=server.platform.simulated,
             policy=self._policy,
             policy_digest=self._policy_digest(),
-            policy_problem=standing.problem if standing else "",
+            policy_problem=self._reloads.problem("policy"),
+            other_problems=tuple(
+                f"{what}: {problem}" for what in ("tls", "config") if (problem := self._reloads.problem(what))
+            ),
             bridge=f"{getattr(info, 'backend', 'in-process')}, {info.gcm_kernel}, {info.memory}, {info.libcrypto}",
             sessions=tuple(_session(live) for live in server.sessions),
             sessions_total=server.sessions.total,

@@ -178,7 +178,7 @@ class Admission(grpc.ServerInterceptor):
         for response in responses:
             if check is not None:
                 check()
-            size = _size(response)
+            size = _pages(response)
             self._gate.flight.take(size)
             try:
                 yield response
@@ -196,7 +196,7 @@ class Admission(grpc.ServerInterceptor):
         elif not handler.request_streaming:
             yield self._one(requests, patience, context)
         else:
-            inbox = Inbox(requests, self._readers, patience, self._gate.flight, _size, self._check)
+            inbox = Inbox(requests, self._readers, patience, self._gate.flight, _pages, self._check)
             try:
                 yield inbox
             finally:
@@ -257,8 +257,13 @@ class Admission(grpc.ServerInterceptor):
         )
 
 
+def _pages(message: Any) -> int:
+    """Bytes of sealed pages: what is in flight. Other messages are small, and their number is bounded."""
+    return len(message.records) if isinstance(message, Batch) else 0
+
+
 def _size(message: Any) -> int:
-    return len(message.records) if isinstance(message, Batch) else int(message.ByteSize())
+    return _pages(message) or int(message.ByteSize())
 
 
 def _status(context: grpc.ServicerContext, otherwise: str) -> str:

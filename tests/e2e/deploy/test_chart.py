@@ -230,6 +230,14 @@ def test_prometheus_rule_when_rendered_is_the_tested_file(render):
     assert rule["spec"] == yaml.safe_load((DEPLOY / "alerts" / "pagegate.rules.yaml").read_text())
 
 
+def test_prometheus_rule_when_told_where_the_runbooks_are_links_to_them(render):
+    given = "metrics.prometheusRule.enabled=true,metrics.prometheusRule.runbookBase=https://docs.example/pagegate/"
+    rule = one(render(*MINIMAL, "--set", given), "PrometheusRule")
+    links = {alert["annotations"]["runbook_url"] for group in rule["spec"]["groups"] for alert in group["rules"]}
+    assert "https://docs.example/pagegate/docs/runbooks/PagegateDown.md" in links
+    assert all(link.startswith("https://docs.example/pagegate/docs/runbooks/") for link in links)
+
+
 def test_dashboards_when_enabled_are_the_tested_files(render):
     manifests = render(*MINIMAL, "--set", "metrics.dashboards.enabled=true")
     given = {
