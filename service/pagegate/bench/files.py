@@ -1,7 +1,8 @@
 """Files through the bridge: read and sealed, opened and written; by io_uring, pread or a mapping, and with what the
 kernel can be asked to fetch ahead.
 
-Every way runs once a round (A, B, C, A, B, C...). Before a cold read the file's pages are dropped from the cache.
+Every way runs once a round, in an order drawn anew each round, since the way before leaves its mark on the disk's and
+the kernel's caches. Before a cold read the file's pages are dropped from the page cache.
 Beside GB/s of wall clock there are CPU seconds a GB, which say more on a machine that does other things too.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -197,7 +199,7 @@ def _read_rounds(
 ) -> None:
     state = "cold" if cold else "warm"
     for _ in range(rounds):
-        for way in ways:
+        for way in random.sample(ways, len(ways)):
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_NORMAL)
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED if cold else os.POSIX_FADV_WILLNEED)
             started, cpu = time.perf_counter(), time.process_time()
@@ -236,7 +238,7 @@ def _write_rounds(series: dict[str, list[float]], end: End, path: Path, size: in
     batches = list(range(0, size, half))
     data = os.urandom(half)
     for _ in range(rounds):
-        for way in _WRITES:
+        for way in random.sample(_WRITES, len(_WRITES)):
             order = batches if way.in_order else batches[::2] + batches[1::2]
             records = [end.sender.seal(None, region=_REGION, first_gpa=at, plain=data)[0] for at in order]
             _write_once(series, end, path, size, way, records)
