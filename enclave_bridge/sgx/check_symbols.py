@@ -1,6 +1,6 @@
 """Holds the trusted part to symbols.txt: what it needs from outside itself, no more and no less.
 
-    check_symbols.py ENCLAVE.so symbols.txt
+check_symbols.py ENCLAVE.so symbols.txt
 """
 
 import subprocess

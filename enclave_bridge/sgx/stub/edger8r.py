@@ -122,13 +122,23 @@ def trusted_bridge(ecall: Ecall) -> str:
         if "string" in each.attributes:
             out += [f"  if (size_{each.name} > 0) copy_{each.name}[size_{each.name} - 1] = 0;"]
     given = ", ".join(f"copy_{each.name}" if each.copied else f"ms.{each.name}" for each in ecall.parameters)
-    out += [f"  returned = {ecall.name}({given});", f"  memcpy(&((ms_{ecall.name} *)block)->returned, &returned, sizeof returned);"]
+    out += [
+        f"  returned = {ecall.name}({given});",
+        f"  memcpy(&((ms_{ecall.name} *)block)->returned, &returned, sizeof returned);",
+    ]
     out += [
         f"  if (size_{each.name} > 0) memcpy(ms.{each.name}, copy_{each.name}, size_{each.name});"
         for each in copied
         if "out" in each.attributes
     ]
-    out += [*(["done:"] if copied else []), *(f"  free(copy_{each.name});" for each in copied), "  return status;", "}", "", ""]
+    out += [
+        *(["done:"] if copied else []),
+        *(f"  free(copy_{each.name});" for each in copied),
+        "  return status;",
+        "}",
+        "",
+        "",
+    ]
     return "\n".join(out)
 
 
@@ -200,7 +210,9 @@ def main(edl: str, output: str) -> None:
     proxies = "".join(f"{proxy_prototype(each)};\n" for each in ecalls)
     (folder / f"{name}_u.h").write_text(f"#pragma once\n#include <sgx_urts.h>\n{includes}\n{proxies}")
     bodies = "".join(block(each) + untrusted_proxy(i, each) for i, each in enumerate(ecalls))
-    (folder / f"{name}_u.c").write_text(f'#include "{name}_u.h"\n#include <sgx_edger8r.h>\n#include <string.h>\n\n{bodies}')
+    (folder / f"{name}_u.c").write_text(
+        f'#include "{name}_u.h"\n#include <sgx_edger8r.h>\n#include <string.h>\n\n{bodies}'
+    )
 
 
 if __name__ == "__main__":

@@ -206,6 +206,13 @@ _METRICS: Final = (
         ("pagegate.role", "pagegate.simulated"),
     ),
     Metric(
+        "pagegate.peers",
+        Instrument.UP_DOWN_COUNTER,
+        "{session}",
+        "Open sessions by the peer's machine: its chip (the first 16 digits of its id) and reported TCB.",
+        ("pagegate.evidence.product", "pagegate.identity", "pagegate.platform.id", "pagegate.tcb"),
+    ),
+    Metric(
         "pagegate.handshake.duration",
         Instrument.HISTOGRAM,
         "s",

@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,9 @@ def collector_binary() -> Path:
         pytest.skip(message)
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pagegate"
     cache.mkdir(parents=True, exist_ok=True)
-    binary = cache / "test-collector"
+    # Named by its sources: worktrees of different states share the cache.
+    sources = b"".join((SOURCE / name).read_bytes() for name in ("go.mod", "go.sum", "main.go"))
+    binary = cache / f"test-collector-{sha256(sources).hexdigest()[:12]}"
     subprocess.run(
         [go, "build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", str(binary), "."],
         cwd=SOURCE,
