@@ -7,6 +7,7 @@ with Client("127.0.0.1:7443", platform=platform, appraiser=appraiser, regions={"
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ _RESUMABLE = frozenset(
 )
 _ANOTHER_PIN = frozenset({"PEER_UNAVAILABLE", "TLS_BINDING"})
 _REATTEST = frozenset({"SESSION_UNKNOWN", "SESSION_EXPIRED", "SESSION_CLOSED", "EXHAUSTED", "EPOCH"})
+_END_WITHIN_S = 1.0
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.max_send_message_length", 64 << 20),
@@ -228,7 +230,10 @@ class Client:
                 )
             )
             finished = _next(call, "server_finished").server_finished
-            return handshake.establish(finished.parameters, finished.server_finished)
+            established = handshake.establish(finished.parameters, finished.server_finished)
+            outgoing.put(None)
+            _let_end(call)
+            return established
         except grpc.RpcError as error:
             raise from_rpc_error(error, HandshakeError) from error
         finally:
@@ -341,6 +346,7 @@ class Client:
                     sender.acknowledged(established, response.ack.batches, response.ack.receipt)
                 elif step == "committed":
                     sender.committed(session, response.committed.generation, response.committed.receipt)
+                    _let_end(call)
                     return int(response.committed.generation)
             raise TransferError("TRANSFER_TRUNCATED", "the server ended the stream before it committed")
         except grpc.RpcError as error:
@@ -512,6 +518,13 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _let_end(call: grpc.Call) -> None:
+    """Lets the server end a call that has done its work: cancelled, it would count among its failures."""
+    ended = threading.Event()
+    if call.add_callback(ended.set):
+        ended.wait(_END_WITHIN_S)
 
 
 def _next(call: Iterator[att.AttestResponse], step: str) -> att.AttestResponse:

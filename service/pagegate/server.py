@@ -44,6 +44,7 @@ _SERVICES = (
 FINISH_SHARE = 0.5
 """Share of the grace period in which running streams may end by themselves; the rest is for their commits."""
 _LAST_WORDS_S = 0.5
+_PROBE_WATCHERS = 8
 READINESS = "readiness"
 """Health service for readiness probes: also NOT_SERVING while no peer could believe this machine. That of "" tells
 only that the process serves: sessions that are open go on."""
@@ -168,7 +169,13 @@ class Server:
 
     def _probe_server(self, listen: str) -> grpc.Server:
         """Health checks in plain text and nothing else: kubelet's probes speak no TLS."""
-        probes = grpc.server(ThreadPoolExecutor(max_workers=2, thread_name_prefix="pagegate-probe"))
+        limits = AdmissionLimits(max_streams=_PROBE_WATCHERS)
+        probes = grpc.server(
+            ThreadPoolExecutor(limits.threads, thread_name_prefix="pagegate-probe"),
+            interceptors=[Admission(Gate(limits), self._readers, self._watchdog, NO_TELEMETRY, ignore)],
+            maximum_concurrent_rpcs=limits.threads,
+            options=_channel_options(self.options),
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, probes)
         try:
             probes.add_insecure_port(listen)
@@ -237,6 +244,8 @@ class Server:
                     "refusal",
                     live.verdict.identity or live.peer_address,
                     {"reason": "POLICY_CHANGED", "session": live.established.session_id.hex()},
+                    "the policy in force no longer admits this peer as it attested, or its grants; the session is closed",
+                    verdict.failures,
                 )
             )
         return closed
@@ -247,17 +256,22 @@ class Server:
         self.gate.drain(finish_s)
         self._health.enter_graceful_shutdown()
 
+    def finish(self, grace_s: float, hurry: threading.Event | None = None) -> bool:
+        """Drains and waits for running calls, up to `grace_s` or until `hurry`. True when all have ended."""
+        self.drain(grace_s * FINISH_SHARE)
+        until = time.monotonic() + grace_s
+        idle = self.gate.wait_idle(0.0)
+        while not idle and time.monotonic() < until and not (hurry and hurry.is_set()):
+            idle = self.gate.wait_idle(min(0.1, max(0.0, until - time.monotonic())))
+        return idle
+
     def stop(self, grace_s: float = 5.0, *, hurry: threading.Event | None = None) -> bool:
-        """Drains, waits for running calls up to `grace_s` or until `hurry`, ends sessions and zeroises keys.
+        """Finishes, then cuts off what still runs, ends sessions and zeroises keys.
 
         True when every call had ended by itself.
         """
         with self._stopping:
-            self.drain(grace_s * FINISH_SHARE)
-            until = time.monotonic() + grace_s
-            idle = self.gate.wait_idle(0.0)
-            while not idle and time.monotonic() < until and not (hurry and hurry.is_set()):
-                idle = self.gate.wait_idle(min(0.1, max(0.0, until - time.monotonic())))
+            idle = self.finish(grace_s, hurry)
             # A call that has ended still has to tell its peer so.
             self._grpc.stop(_LAST_WORDS_S if idle else 0.0).wait()
             self._watchdog.stop()
