@@ -20,16 +20,18 @@ import enclave_bridge as eb
 from pagegate.errors import ConfigError, HandshakeError, PagegateError, TransferError
 from pagegate.evidence.model import AccessMode, Appraiser
 from pagegate.handshake.client import ClientHandshake
+from pagegate.handshake.measured import MeasuredAppraiser, MeasuredPlatform
 from pagegate.handshake.model import HANDSHAKE_TIMEOUT_S, SUITES_DEFAULT, Established, GrantedRegion
 from pagegate.platforms.model import Platform
 from pagegate.rpc import codec
 from pagegate.rpc.codec import Batch
 from pagegate.rpc.errors import from_rpc_error
+from pagegate.rpc.spans import BatchSpans, call_span
 from pagegate.rpc.tls import ClientTls
-from pagegate.telemetry import NO_TELEMETRY, Tracing, rpc_attributes
+from pagegate.telemetry import NO_TELEMETRY, TraceContext, Tracing
 from pagegate.transfer import macs
 from pagegate.transfer.faults import transfer_faults
-from pagegate.transfer.sender import Progress, Sender
+from pagegate.transfer.sender import Progress, SealHook, Sender
 from pagegate.transfer.source import BufferSource, Source
 from pagegate.v1 import attestation_pb2 as att
 from pagegate.v1 import attestation_pb2_grpc as att_grpc
@@ -87,8 +89,8 @@ class Client:
         max_resumes: int = 8,
     ) -> None:
         """`target`: a gRPC target such as "host:7443". `regions`: what to ask for, "read", "write" or "read-write"."""
-        self._platform = platform
-        self._appraiser = appraiser
+        self._platform = MeasuredPlatform(platform, telemetry, "client")
+        self._appraiser = MeasuredAppraiser(appraiser, telemetry, "client")
         self._regions = {name: AccessMode(mode) for name, mode in regions.items()}
         self._owns_bridge = bridge is None
         self._bridge = bridge or eb.Bridge(max_sessions=4, max_handshakes=2)
@@ -140,13 +142,10 @@ class Client:
             tls_binding=self._tls.binding if self._tls else b"",
             suites=self._suites,
         )
-        with self._telemetry.span(
-            "pagegate.client.attest",
-            rpc_attributes("pagegate.v1.Attestation/Attest"),
-            kind="client",
-        ) as span:
+        with self._telemetry.span("pagegate.client.attest") as span:
             try:
-                self._established = self._run_handshake(handshake)
+                with call_span(self._telemetry, "pagegate.v1.Attestation/Attest", "client"):
+                    self._established = self._run_handshake(handshake)
             except PagegateError as error:
                 span.refused(error.reason)
                 raise
@@ -170,8 +169,7 @@ class Client:
         )
         try:
             answer = _next(call, "server_evidence").server_evidence
-            with self._telemetry.span("pagegate.client.appraise"):
-                proof = handshake.prove(answer.server_hello, answer.evidence)
+            proof = handshake.prove(answer.server_hello, answer.evidence)
             outgoing.put(
                 att.AttestRequest(
                     client_evidence=att.ClientEvidence(evidence=proof.evidence, client_finished=proof.finished)
@@ -205,8 +203,7 @@ class Client:
             raise ConfigError("MODE", f"transfer mode {mode!r} is not 'replace' or 'delta'")
         pages = source if hasattr(source, "pages") and hasattr(source, "read") else BufferSource(source)
         started = time.monotonic()
-        with self._telemetry.span("pagegate.client.send", {"pagegate.region": region}, kind="client") as span:
-            context = span.context
+        with self._telemetry.span("pagegate.client.send", {"pagegate.region": region}) as span:
             sender = Sender(
                 self._bridge,
                 self._granted(region, AccessMode.WRITE),
@@ -214,13 +211,10 @@ class Client:
                 first_gpa=first_gpa,
                 delta=mode == "delta",
                 progress=progress,
-                sealed=lambda count, ns: self._telemetry.timed_span(
-                    "pagegate.bridge.seal", nanoseconds=ns, attributes={"pagegate.pages": count}, parent=context
-                ),
             )
             span.set({"pagegate.pages": sender.pages})
             try:
-                generation, resumed = self._with_resume(sender)
+                generation, resumed = self._with_resume(sender, span.context)
             except PagegateError as error:
                 span.refused(error.reason)
                 raise
@@ -229,10 +223,10 @@ class Client:
             span.set({"pagegate.generation": generation})
         return Sent(sender.pages, generation, time.monotonic() - started, resumed)
 
-    def _with_resume(self, sender: Sender) -> tuple[int, int]:
+    def _with_resume(self, sender: Sender, transfer: TraceContext | None) -> tuple[int, int]:
         for resumed in range(self._max_resumes + 1):
             try:
-                return self._stream(sender), resumed
+                return self._stream(sender, transfer), resumed
             except PagegateError as error:
                 if error.reason in _REATTEST:
                     self._drop_session()
@@ -243,8 +237,12 @@ class Client:
                 time.sleep(error.retry_after or min(2.0, 0.1 * 2**resumed))
         raise AssertionError("unreachable")
 
-    def _stream(self, sender: Sender) -> int:
+    def _stream(self, sender: Sender, transfer: TraceContext | None) -> int:
         established = self.session
+        with call_span(self._telemetry, _SERVICE[1:] + "TransferPages", "client") as span:
+            return self._streamed(sender, established, BatchSpans(self._telemetry, "seal", span.context, transfer))
+
+    def _streamed(self, sender: Sender, established: Established, sealed: SealHook) -> int:
         session = established.session
         if sender.region != established.regions.get(sender.region.name):
             raise TransferError("REGION_NOT_GRANTED", f"region {sender.region.name} changed since the transfer began")
@@ -267,7 +265,7 @@ class Client:
                 if not begun.get():
                     return
                 count = -(-sender.pages // established.limits.max_batch_pages)
-                for number, records in sender.batches(established):
+                for number, records in sender.batches(established, sealed):
                     yield Batch(records, number)
                     count = number + 1
                 if count * established.limits.max_batch_pages >= sender.pages and not failure:
@@ -311,24 +309,25 @@ class Client:
             session = self.session
             with transfer_faults():
                 record, _ = session.session.seal(None, region=granted.number, first_gpa=gpa, plain=view)
-            response = self._page(
-                pb.TransferPageRequest(session_id=session.session_id, record=record),
-                metadata=self._telemetry.metadata(),
-            )
+            with call_span(self._telemetry, _SERVICE[1:] + "TransferPage", "client"):
+                response = self._page(
+                    pb.TransferPageRequest(session_id=session.session_id, record=record),
+                    metadata=self._telemetry.metadata(),
+                )
             with transfer_faults():
                 session.session.check_mac(
                     eb.MacPurpose.RECEIPT, macs.page(record[-eb.TAG_SIZE :], response.generation), response.receipt
                 )
             return int(response.generation)
 
-        with self._telemetry.span("pagegate.client.send", {"pagegate.region": region}, kind="client"):
+        with self._telemetry.span("pagegate.client.send", {"pagegate.region": region}):
             return self._once_more(call)
 
     # ---- read -----------------------------------------------------------------------
 
     def read(self, region: str, *, progress: Progress | None = None) -> tuple[bytearray, Read]:
         """Reads a region's committed generation into memory, every page verified."""
-        with self._telemetry.span("pagegate.client.receive", {"pagegate.region": region}, kind="client"):
+        with self._telemetry.span("pagegate.client.receive", {"pagegate.region": region}):
             return self._once_more(lambda: self._read(region, progress))
 
     def _read(self, region: str, progress: Progress | None) -> tuple[bytearray, Read]:
@@ -349,6 +348,7 @@ class Client:
         target = bytearray(granted.pages * eb.PAGE_SIZE)
         generation = -1
         with (
+            call_span(self._telemetry, _SERVICE[1:] + "GetRegion", "client"),
             transfer_faults(),
             self._bridge.transfer(
                 transfer_id, region=granted.number, base_gpa=granted.base_gpa, pages=granted.pages

@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection
 import enclave_bridge as eb
 from pagegate.errors import ConfigError
 from pagegate.evidence.model import Appraiser, Verdict
+from pagegate.handshake.measured import MeasuredAppraiser, MeasuredPlatform
 from pagegate.handshake.model import HANDSHAKE_TIMEOUT_S, SUITES_DEFAULT, Limits
 from pagegate.handshake.server import ServerHandshake, ServerSettings
 from pagegate.platforms.model import Platform
@@ -103,7 +104,13 @@ class Server:
         )
         attestation_pb2_grpc.add_AttestationServicer_to_server(
             AttestationServicer(
-                lambda: ServerHandshake(self.bridge, platform, self._appraiser, self.regions, settings),
+                lambda: ServerHandshake(
+                    self.bridge,
+                    MeasuredPlatform(platform, telemetry, "server"),
+                    MeasuredAppraiser(self._appraiser, telemetry, "server"),
+                    self.regions,
+                    settings,
+                ),
                 self.sessions,
                 telemetry,
                 observer,

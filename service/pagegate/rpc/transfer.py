@@ -15,7 +15,8 @@ from pagegate.evidence.model import AccessMode
 from pagegate.rpc import codec, errors
 from pagegate.rpc.codec import Batch
 from pagegate.rpc.events import Observer, ServerEvent
-from pagegate.telemetry import Span, Tracing, rpc_attributes
+from pagegate.rpc.spans import BatchSpans, call_span
+from pagegate.telemetry import Span, Tracing
 from pagegate.transfer import macs
 from pagegate.transfer.faults import transfer_faults
 from pagegate.transfer.receiver import Receiver
@@ -64,7 +65,7 @@ class PageTransferServicer:
             session = live.established.session
             with transfer_faults():
                 result, generation = region.write_page(self._bridge, session, record)
-            self._opened(region, result)
+            self._opened(region, result, BatchSpans(self._telemetry, "open", span.context, None))
             span.set({"pagegate.region": region.spec.name, "pagegate.generation": generation})
             receipt = session.mac(eb.MacPurpose.RECEIPT, macs.page(record[-eb.TAG_SIZE :], generation))
             return pb.TransferPageResponse(generation=generation, receipt=receipt)
@@ -80,7 +81,9 @@ class PageTransferServicer:
             try:
                 span.set({"pagegate.region": receiver.region.spec.name, "pagegate.pages": receiver.expected_pages})
                 yield pb.TransferPagesResponse(begun=pb.TransferBegun(resume_at_batch=receiver.batches))
-                yield from self._receive(requests, live, receiver)
+                receiver.began = receiver.began or span.context
+                opened = BatchSpans(self._telemetry, "open", span.context, receiver.began)
+                yield from self._receive(requests, live, receiver, opened)
             finally:
                 receiver.release()
 
@@ -104,7 +107,7 @@ class PageTransferServicer:
             )
 
     def _receive(
-        self, requests: _Requests, live: LiveSession, receiver: Receiver
+        self, requests: _Requests, live: LiveSession, receiver: Receiver, opened: BatchSpans
     ) -> Iterator[pb.TransferPagesResponse]:
         limits = live.established.limits
         session = live.established.session
@@ -115,7 +118,7 @@ class PageTransferServicer:
                         "BATCH_TOO_LARGE",
                         f"a batch of {len(message.records)} bytes; the limit is {limits.max_batch_pages} pages",
                     )
-                self._opened(receiver.region, receiver.batch(session, message.number, message.records))
+                self._opened(receiver.region, receiver.batch(session, message.number, message.records), opened)
                 if receiver.batches % _ACK_EVERY == 0:
                     yield self._ack(session, receiver)
                 continue
@@ -197,6 +200,7 @@ class PageTransferServicer:
                     info=pb.RegionInfo(base_gpa=spec.base_gpa, pages=spec.pages, generation=generation, mac=mac)
                 )
                 step = live.established.limits.max_batch_pages
+                sealed = BatchSpans(self._telemetry, "seal", span.context, None)
                 for number, first in enumerate(range(0, pages, step)):
                     start = offset + first * eb.PAGE_SIZE
                     count = min(step, pages - first)
@@ -209,9 +213,7 @@ class PageTransferServicer:
                     self._telemetry.count(
                         "pagegate.pages", count, {"pagegate.direction": "out", "pagegate.region": spec.name}
                     )
-                    self._telemetry.timed_span(
-                        "pagegate.bridge.seal", nanoseconds=result.nanoseconds, attributes={"pagegate.pages": count}
-                    )
+                    sealed(count, result.nanoseconds)
                     yield Batch(records, number)
                 yield pb.GetRegionResponse(end=pb.RegionEnd(pages=pages, mac=session.commit_mac(transfer)))
 
@@ -222,24 +224,17 @@ class PageTransferServicer:
         live.granted(number, mode)
         return region
 
-    def _opened(self, region: Region, result: eb.OpenResult) -> None:
+    def _opened(self, region: Region, result: eb.OpenResult, spans: BatchSpans) -> None:
         attributes = {"pagegate.direction": "in", "pagegate.region": region.spec.name}
         self._telemetry.count("pagegate.pages", result.pages, attributes)
         self._telemetry.count("pagegate.bytes", result.pages * eb.PAGE_SIZE, attributes)
-        self._telemetry.timed_span(
-            "pagegate.bridge.open", nanoseconds=result.nanoseconds, attributes={"pagegate.pages": result.pages}
-        )
+        spans(result.pages, result.nanoseconds)
 
     @contextmanager
     def _call(self, method: str, context: grpc.ServicerContext) -> Iterator[Span]:
         parent = self._telemetry.extract(context.invocation_metadata())
         try:
-            with self._telemetry.span(
-                f"{SERVICE}/{method}",
-                rpc_attributes(f"{SERVICE}/{method}"),
-                kind="server",
-                parent=parent,
-            ) as span:
+            with call_span(self._telemetry, f"{SERVICE}/{method}", "server", parent) as span:
                 try:
                     yield span
                 except PagegateError as error:

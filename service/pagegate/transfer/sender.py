@@ -31,7 +31,6 @@ class Sender:
         first_gpa: int | None = None,
         delta: bool = False,
         progress: Progress | None = None,
-        sealed: SealHook | None = None,
     ) -> None:
         """Raises TransferError OUT_OF_RANGE when the source does not fit the region."""
         start = region.base_gpa if first_gpa is None else first_gpa
@@ -50,7 +49,6 @@ class Sender:
         self._source = source
         self._first_gpa = start
         self._progress = progress
-        self._sealed = sealed
         self._transfer = bridge.transfer(
             self.transfer_id, region=region.number, base_gpa=region.base_gpa, pages=region.pages
         )
@@ -71,7 +69,7 @@ class Sender:
             self._acked = batches
             self._stopped = False
 
-    def batches(self, established: Established) -> Iterator[tuple[int, bytes]]:
+    def batches(self, established: Established, sealed: SealHook | None = None) -> Iterator[tuple[int, bytes]]:
         """Sealed batches from where the server is, at most `max_batches_in_flight` ahead of it."""
         step = established.limits.max_batch_pages
         window = established.limits.max_batches_in_flight
@@ -90,8 +88,8 @@ class Sender:
                     first_gpa=self._first_gpa + first * eb.PAGE_SIZE,
                     plain=plain,
                 )
-            if self._sealed is not None:
-                self._sealed(count, result.nanoseconds)
+            if sealed is not None:
+                sealed(count, result.nanoseconds)
             yield number, records
 
     def commit(self, session: eb.Session) -> bytes:
