@@ -149,6 +149,15 @@ class ServeConfig(PeerConfig):
     drain_seconds: float = Field(20.0, ge=0, description="Seconds that running calls get to finish on SIGTERM.")
     prometheus_port: int | None = Field(None, ge=1, le=65535, description="Port of the Prometheus endpoint.")
     audit: bool = Field(True, description="Keep the audit log in the state directory.")
+    audit_url: str | None = Field(
+        None,
+        description="Keep the audit log in PostgreSQL, postgresql://USER@HOST/DATABASE, instead. A password is better "
+        "given by PAGEGATE_AUDIT_URL than on the command line, where others can read it.",
+    )
+    audit_key: Path | None = Field(
+        None,
+        description="Key file that signs the audit log; writers of one log share it. [default: STATE/audit.key]",
+    )
     log_json: bool = Field(False, description="Write logs as JSON lines with trace ids.")
 
     @field_validator("region", mode="before")

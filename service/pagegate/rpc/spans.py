@@ -15,7 +15,7 @@ from pagegate.errors import PagegateError
 from pagegate.rpc.errors import to_status
 from pagegate.telemetry import Span, SpanKind, TraceContext, Tracing, rpc_attributes
 
-_FIRST_BATCHES, _EACH_BATCH = 8, 32
+_FIRST_BATCHES, _EACH_BATCH = 4, 32
 
 
 @contextmanager

@@ -214,7 +214,7 @@ _METRICS: Final = (
         "pagegate.bridge.duration",
         Instrument.HISTOGRAM,
         "s",
-        "A batch inside the bridge, timed in C: the first 8 of a stream, then each 32nd.",
+        "A batch inside the bridge, timed in C: the first 4 of a stream, then each 32nd.",
         ("pagegate.bridge.operation",),
         FINE_SECONDS,
     ),
