@@ -5,7 +5,7 @@ Any object with the buffer protocol is taken without a copy; every call releases
 """
 
 from .errors import BridgeStatusError, StatusInfo, all_statuses, status_info
-from .handles import Bridge, Handshake, Session, Transfer, parse_header
+from .handles import Bridge, Handshake, Session, Source, Transfer, parse_header
 from .results import (
     BINDING_SIZE,
     HEADER_SIZE,
@@ -45,6 +45,7 @@ __all__ = [
     "SealResult",
     "Session",
     "SessionStats",
+    "Source",
     "StatusInfo",
     "Suite",
     "Transfer",

@@ -59,7 +59,9 @@ def settle(kind: type[PeerConfig], options: dict[str, Any]) -> PeerConfig:
     return load(kind, {k: v for k, v in options.items() if v not in (None, ())}, file)
 
 
-def build_telemetry(config: PeerConfig, service_name: str, *, prometheus_port: int | None = None) -> Telemetry:
+def build_telemetry(
+    config: PeerConfig, service_name: str, *, prometheus_port: int | None = None, prometheus_host: str = "127.0.0.1"
+) -> Telemetry:
     """Telemetry of this process: OTLP when an endpoint is set, else trace trees on a terminal's standard error."""
     return Telemetry.start(
         TelemetrySettings(
@@ -68,6 +70,7 @@ def build_telemetry(config: PeerConfig, service_name: str, *, prometheus_port: i
             sample_ratio=config.sample_ratio,
             console_tree=config.otlp_endpoint is None and sys.stderr.isatty(),
             prometheus_port=prometheus_port,
+            prometheus_host=prometheus_host,
         )
     )
 

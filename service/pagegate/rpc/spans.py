@@ -6,14 +6,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from types import TracebackType
+from typing import Literal, Self
 
 import grpc
 from google.rpc import code_pb2
 
+import enclave_bridge as eb
 from pagegate.errors import PagegateError
 from pagegate.rpc.errors import to_status
-from pagegate.telemetry import Span, SpanKind, TraceContext, Tracing, rpc_attributes
+from pagegate.telemetry import Attributes, Span, SpanKind, TraceContext, Tracing, rpc_attributes
 
 _FIRST_BATCHES, _EACH_BATCH = 4, 32
 
@@ -45,24 +47,29 @@ def call_span(telemetry: Tracing, method: str, kind: SpanKind, parent: TraceCont
 
 
 @dataclass(slots=True)
-class BatchSpans:
+class Batches:
     """The batches of one stream: hops timed in C, inside the call that carries them and linked to the hop in which their
-    transfer began, since a resumed transfer has more than one call.
+    transfer began, since a resumed transfer has more than one call. A context manager: what is not counted yet is then.
 
-    The first ones of a stream are noted and then each 32nd: a span and a measurement cost as much processor time as
-    sealing 100 KiB, and nobody reads a thousand of them.
+    The first ones of a stream are noted and then each 32nd, and pages are counted as seldom: between two batches the
+    processor has other things in its caches, so that each look at telemetry costs far more than in a loop of its own.
     """
 
     telemetry: Tracing
     operation: Literal["seal", "open"]
     call: TraceContext | None
     transfer: TraceContext | None
+    crossed: Attributes | None = None
+    """Labels under which pages are counted; None counts none."""
     number: int = 0
     """Batches so far in this stream."""
+    uncounted: int = 0
+    """Pages."""
 
     def __call__(self, pages: int, nanoseconds: int) -> None:
         """Hears of each batch."""
         number, self.number = self.number, self.number + 1
+        self.uncounted += pages
         if number >= _FIRST_BATCHES and number % _EACH_BATCH:
             return
         self.telemetry.timed_span(
@@ -74,6 +81,21 @@ class BatchSpans:
         )
         operation = {"pagegate.bridge.operation": self.operation}
         self.telemetry.record("pagegate.bridge.duration", nanoseconds / 1e9, operation)
+        self._count()
+
+    def _count(self) -> None:
+        if self.crossed is not None and self.uncounted:
+            self.telemetry.count("pagegate.pages", self.uncounted, self.crossed)
+            self.telemetry.count("pagegate.bytes", self.uncounted * eb.PAGE_SIZE, self.crossed)
+        self.uncounted = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._count()
 
 
 def _status(error: PagegateError) -> str:
