@@ -21,17 +21,19 @@ import enclave_bridge as eb
 from pagegate.errors import ConfigError, HandshakeError, PagegateError, TransferError
 from pagegate.evidence.model import AccessMode, Appraiser
 from pagegate.handshake.client import ClientHandshake
+from pagegate.handshake.measured import MeasuredAppraiser, MeasuredPlatform
 from pagegate.handshake.model import HANDSHAKE_TIMEOUT_S, SUITES_DEFAULT, Established, GrantedRegion
 from pagegate.platforms.model import Platform
 from pagegate.rpc import codec
 from pagegate.rpc.codec import Batch
 from pagegate.rpc.errors import from_rpc_error
 from pagegate.rpc.retry import Retries
+from pagegate.rpc.spans import Batches, call_span
 from pagegate.rpc.tls import ClientTls
-from pagegate.telemetry import NO_TELEMETRY, Tracing, rpc_attributes
+from pagegate.telemetry import NO_TELEMETRY, TraceContext, Tracing
 from pagegate.transfer import macs
 from pagegate.transfer.faults import transfer_faults
-from pagegate.transfer.sender import Progress, Sender
+from pagegate.transfer.sender import Progress, SealHook, Sender
 from pagegate.transfer.source import BufferSource, FileSource, Source
 from pagegate.v1 import attestation_pb2 as att
 from pagegate.v1 import attestation_pb2_grpc as att_grpc
@@ -110,8 +112,8 @@ class Client:
     ) -> None:
         """`target`: a gRPC target such as "host:7443". `regions`: what to ask for, "read", "write" or "read-write".
         `tls`: the server certificate to accept; of several, each connection accepts one (ClientTls.pins)."""
-        self._platform = platform
-        self._appraiser = appraiser
+        self._platform = MeasuredPlatform(platform, telemetry, "client")
+        self._appraiser = MeasuredAppraiser(appraiser, telemetry, "client")
         self._regions = {name: AccessMode(mode) for name, mode in regions.items()}
         self._owns_bridge = bridge is None
         self._bridge = bridge or eb.Bridge(max_sessions=4, max_handshakes=2)
@@ -192,13 +194,10 @@ class Client:
             tls_binding=self._tls[0].binding if self._tls else b"",
             suites=self._suites,
         )
-        with self._telemetry.span(
-            "pagegate.client.attest",
-            rpc_attributes("pagegate.v1.Attestation/Attest"),
-            kind="client",
-        ) as span:
+        with self._telemetry.span("pagegate.client.attest") as span:
             try:
-                self._established = self._run_handshake(handshake)
+                with call_span(self._telemetry, "pagegate.v1.Attestation/Attest", "client"):
+                    self._established = self._run_handshake(handshake)
             except PagegateError as error:
                 span.refused(error.reason)
                 raise
@@ -222,8 +221,7 @@ class Client:
         )
         try:
             answer = _next(call, "server_evidence").server_evidence
-            with self._telemetry.span("pagegate.client.appraise"):
-                proof = handshake.prove(answer.server_hello, answer.evidence)
+            proof = handshake.prove(answer.server_hello, answer.evidence)
             outgoing.put(
                 att.AttestRequest(
                     client_evidence=att.ClientEvidence(evidence=proof.evidence, client_finished=proof.finished)
@@ -261,8 +259,7 @@ class Client:
         whole = isinstance(source, FileSource) or (hasattr(source, "pages") and hasattr(source, "read"))
         pages = source if whole else BufferSource(source)  # type: ignore[arg-type]
         started = time.monotonic()
-        with self._telemetry.span("pagegate.client.send", {"pagegate.region": region}, kind="client") as span:
-            context = span.context
+        with self._telemetry.span("pagegate.client.send", {"pagegate.region": region}) as span:
             sender = Sender(
                 self._bridge,
                 self._granted(region, AccessMode.WRITE),
@@ -270,13 +267,10 @@ class Client:
                 first_gpa=first_gpa,
                 delta=mode == "delta",
                 progress=progress,
-                sealed=lambda count, ns: self._telemetry.timed_span(
-                    "pagegate.bridge.seal", nanoseconds=ns, attributes={"pagegate.pages": count}, parent=context
-                ),
             )
             span.set({"pagegate.pages": sender.pages})
             try:
-                generation, resumed = self._with_resume(sender)
+                generation, resumed = self._with_resume(sender, span.context)
             except PagegateError as error:
                 span.refused(error.reason)
                 raise
@@ -285,11 +279,11 @@ class Client:
             span.set({"pagegate.generation": generation})
         return Sent(sender.pages, generation, time.monotonic() - started, resumed)
 
-    def _with_resume(self, sender: Sender) -> tuple[int, int]:
+    def _with_resume(self, sender: Sender, transfer: TraceContext | None) -> tuple[int, int]:
         retries = Retries(self._max_resumes)
         while True:
             try:
-                return self._stream(sender), retries.made
+                return self._stream(sender, transfer), retries.made
             except PagegateError as error:
                 # A channel that accepts another certificate than the server's looks like a server that is away; the
                 # handshake tries the other pins.
@@ -300,8 +294,12 @@ class Client:
                 if not retries.pause(error):
                     raise
 
-    def _stream(self, sender: Sender) -> int:
+    def _stream(self, sender: Sender, transfer: TraceContext | None) -> int:
         established = self.session
+        with call_span(self._telemetry, _SERVICE[1:] + "TransferPages", "client") as span:
+            return self._streamed(sender, established, Batches(self._telemetry, "seal", span.context, transfer))
+
+    def _streamed(self, sender: Sender, established: Established, sealed: SealHook) -> int:
         session = established.session
         if sender.region != established.regions.get(sender.region.name):
             raise TransferError("REGION_NOT_GRANTED", f"region {sender.region.name} changed since the transfer began")
@@ -324,7 +322,7 @@ class Client:
                 if not begun.get():
                     return
                 count = -(-sender.pages // established.limits.max_batch_pages)
-                for number, records in sender.batches(established):
+                for number, records in sender.batches(established, sealed):
                     yield Batch(records, number)
                     count = number + 1
                 if count * established.limits.max_batch_pages >= sender.pages and not failure:
@@ -369,24 +367,25 @@ class Client:
             session = self.session
             with transfer_faults():
                 record, _ = session.session.seal(None, region=granted.number, first_gpa=gpa, plain=view)
-            response = self._page(
-                pb.TransferPageRequest(session_id=session.session_id, record=record),
-                metadata=self._telemetry.metadata(),
-            )
+            with call_span(self._telemetry, _SERVICE[1:] + "TransferPage", "client"):
+                response = self._page(
+                    pb.TransferPageRequest(session_id=session.session_id, record=record),
+                    metadata=self._telemetry.metadata(),
+                )
             with transfer_faults():
                 session.session.check_mac(
                     eb.MacPurpose.RECEIPT, macs.page(record[-eb.TAG_SIZE :], response.generation), response.receipt
                 )
             return int(response.generation)
 
-        with self._telemetry.span("pagegate.client.send", {"pagegate.region": region}, kind="client"):
+        with self._telemetry.span("pagegate.client.send", {"pagegate.region": region}):
             return self._once_more(call)
 
     # ---- read -----------------------------------------------------------------------
 
     def read(self, region: str, *, progress: Progress | None = None) -> tuple[bytearray, Read]:
         """Reads a region's committed generation into memory, every page verified."""
-        with self._telemetry.span("pagegate.client.receive", {"pagegate.region": region}, kind="client"):
+        with self._telemetry.span("pagegate.client.receive", {"pagegate.region": region}):
             return self._once_more(lambda: self._read(region, progress))
 
     def _read(self, region: str, progress: Progress | None) -> tuple[bytearray, Read]:
@@ -407,6 +406,7 @@ class Client:
         target = bytearray(granted.pages * eb.PAGE_SIZE)
         generation = -1
         with (
+            call_span(self._telemetry, _SERVICE[1:] + "GetRegion", "client"),
             transfer_faults(),
             self._bridge.transfer(
                 transfer_id, region=granted.number, base_gpa=granted.base_gpa, pages=granted.pages

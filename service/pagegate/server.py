@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection
 import enclave_bridge as eb
 from pagegate.errors import ConfigError
 from pagegate.evidence.model import Appraiser, Verdict
+from pagegate.handshake.measured import MeasuredAppraiser, MeasuredPlatform
 from pagegate.handshake.model import HANDSHAKE_TIMEOUT_S, SUITES_DEFAULT, Limits
 from pagegate.handshake.server import ServerHandshake, ServerSettings
 from pagegate.platforms.model import Platform
@@ -126,7 +127,13 @@ class Server:
             options=_channel_options(options),
         )
         self.attestation = AttestationServicer(
-            lambda: ServerHandshake(self.bridge, platform, self._appraiser, self.regions, self._settings()),
+            lambda: ServerHandshake(
+                self.bridge,
+                MeasuredPlatform(platform, telemetry, "server"),
+                MeasuredAppraiser(self._appraiser, telemetry, "server"),
+                self.regions,
+                self._settings(),
+            ),
             self.sessions,
             telemetry,
             observer,

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 
@@ -16,7 +16,8 @@ from pagegate.evidence.model import AccessMode
 from pagegate.rpc import codec, errors
 from pagegate.rpc.codec import Batch
 from pagegate.rpc.events import Observer, ServerEvent, trace_id
-from pagegate.telemetry import Span, Tracing, rpc_attributes
+from pagegate.rpc.spans import Batches, call_span
+from pagegate.telemetry import Span, TraceContext, Tracing
 from pagegate.transfer import macs
 from pagegate.transfer.faults import transfer_faults
 from pagegate.transfer.receiver import Receiver
@@ -69,7 +70,8 @@ class PageTransferServicer:
             session = live.established.session
             with transfer_faults():
                 result, generation = region.write_page(self._bridge, session, record)
-            self._opened(live, region, result)
+            with self._batches("open", region, span.context) as opened:
+                self._opened(live, result, opened)
             span.set({"pagegate.region": region.spec.name, "pagegate.generation": generation})
             self._told("commit", live, region, generation, 1)
             receipt = session.mac(eb.MacPurpose.RECEIPT, macs.page(record[-eb.TAG_SIZE :], generation))
@@ -86,8 +88,10 @@ class PageTransferServicer:
             try:
                 span.set({"pagegate.region": receiver.region.spec.name, "pagegate.pages": receiver.expected_pages})
                 yield pb.TransferPagesResponse(begun=pb.TransferBegun(resume_at_batch=receiver.batches))
+                receiver.began = receiver.began or span.context
                 try:
-                    yield from self._receive(requests, live, receiver)
+                    with self._batches("open", receiver.region, span.context, receiver.began) as opened:
+                        yield from self._receive(requests, live, receiver, opened)
                 except PagegateError as error:
                     self._ended("refused")
                     if error.reason == "DRAINING":
@@ -116,7 +120,7 @@ class PageTransferServicer:
             )
 
     def _receive(
-        self, requests: _Requests, live: LiveSession, receiver: Receiver
+        self, requests: _Requests, live: LiveSession, receiver: Receiver, opened: Batches
     ) -> Iterator[pb.TransferPagesResponse]:
         limits = live.established.limits
         session = live.established.session
@@ -127,7 +131,7 @@ class PageTransferServicer:
                         "BATCH_TOO_LARGE",
                         f"a batch of {len(message.records)} bytes; the limit is {limits.max_batch_pages} pages",
                     )
-                self._opened(live, receiver.region, receiver.batch(session, message.number, message.records))
+                self._opened(live, receiver.batch(session, message.number, message.records), opened)
                 if receiver.batches % _ACK_EVERY == 0:
                     yield self._ack(session, receiver)
                 continue
@@ -198,6 +202,7 @@ class PageTransferServicer:
                 self._bridge.transfer(
                     request.transfer_id, region=region.number, base_gpa=spec.base_gpa, pages=spec.pages
                 ) as transfer,
+                self._batches("seal", region, span.context) as sealed,
             ):
                 mac = session.mac(
                     eb.MacPurpose.RECEIPT, macs.info(request.transfer_id, spec.base_gpa, spec.pages, reading.generation)
@@ -212,14 +217,9 @@ class PageTransferServicer:
                     records, result = reading.seal(
                         session, transfer, first_gpa=request.first_gpa + first * eb.PAGE_SIZE, pages=count
                     )
-                    sent = {"pagegate.direction": "out", "pagegate.region": spec.name}
-                    self._telemetry.count("pagegate.pages", count, sent)
-                    self._telemetry.count("pagegate.bytes", count * eb.PAGE_SIZE, sent)
                     live.pages_out += count
                     self._traffic.add(sent=count * eb.PAGE_SIZE)
-                    self._telemetry.timed_span(
-                        "pagegate.bridge.seal", nanoseconds=result.nanoseconds, attributes={"pagegate.pages": count}
-                    )
+                    sealed(count, result.nanoseconds)
                     yield Batch(records, number)
                 yield pb.GetRegionResponse(end=pb.RegionEnd(pages=pages, mac=session.commit_mac(transfer)))
 
@@ -305,26 +305,29 @@ class PageTransferServicer:
             )
         )
 
-    def _opened(self, live: LiveSession, region: Region, result: eb.OpenResult) -> None:
+    def _batches(
+        self,
+        operation: Literal["seal", "open"],
+        region: Region,
+        call: TraceContext | None,
+        transfer: TraceContext | None = None,
+    ) -> Batches:
+        crossed = {
+            "pagegate.direction": "in" if operation == "open" else "out",
+            "pagegate.region": region.spec.name,
+        }
+        return Batches(self._telemetry, operation, call, transfer, crossed)
+
+    def _opened(self, live: LiveSession, result: eb.OpenResult, opened: Batches) -> None:
         live.pages_in += result.pages
         self._traffic.add(received=result.pages * eb.PAGE_SIZE)
-        attributes = {"pagegate.direction": "in", "pagegate.region": region.spec.name}
-        self._telemetry.count("pagegate.pages", result.pages, attributes)
-        self._telemetry.count("pagegate.bytes", result.pages * eb.PAGE_SIZE, attributes)
-        self._telemetry.timed_span(
-            "pagegate.bridge.open", nanoseconds=result.nanoseconds, attributes={"pagegate.pages": result.pages}
-        )
+        opened(result.pages, result.nanoseconds)
 
     @contextmanager
     def _call(self, method: str, context: grpc.ServicerContext) -> Iterator[Span]:
         parent = self._telemetry.extract(context.invocation_metadata())
         try:
-            with self._telemetry.span(
-                f"{SERVICE}/{method}",
-                rpc_attributes(f"{SERVICE}/{method}"),
-                kind="server",
-                parent=parent,
-            ) as span:
+            with call_span(self._telemetry, f"{SERVICE}/{method}", "server", parent) as span:
                 try:
                     yield span
                 except PagegateError as error:
