@@ -12,7 +12,7 @@
  * that it sleeps. A peer that lies about that can at worst make an end sleep until nap_ns is over.
  *
  * An end belongs to one thread at a time; only eb_ring_close may be called from another.
- * model/ring.pml checks the sleeping, model/ring.c the checks on the peer's words.
+ * model/ring.pml checks wrapping and sleeping, fuzz/fuzz_ring.c plays the peer that writes what it likes.
  */
 #ifndef EB_RING_H
 #define EB_RING_H
