@@ -261,7 +261,8 @@ EB_API EB_MUST_USE eb_status eb_record_parse(const uint8_t *record, size_t len, 
 
 /* Two rings, one a direction, in memory that two processes share (src/ring.h). Neither trusts the
  * other: what is in the memory is no more believed than what comes from a socket. Messages are
- * records, sealed straight into the ring and opened straight out of it, or anything of the caller's.
+ * records, sealed straight into the ring and opened straight out of it, or anything of the caller's. A
+ * channel holds no secret, so it may be in a process without a bridge (which puts and takes records).
  *
  * One thread at a time sends and one receives on a channel; they may be different ones. Any thread may
  * close. Deadlines are CLOCK_MONOTONIC nanoseconds, past ones (0) mean not to wait. Every call but
@@ -297,8 +298,8 @@ EB_API EB_MUST_USE eb_status eb_channel_create(size_t capacity, int *fd);
 EB_API EB_MUST_USE eb_status eb_channel_format(int fd, size_t capacity);
 /* Maps one side's end; once a side. The caller may close fd afterwards. EB_ERR_RING_MEMORY: not mappable, too
  * short, or not of the kind said. EB_ERR_RING_CORRUPT: holds no channel of this capacity. */
-EB_API EB_MUST_USE eb_status eb_channel_attach(eb_bridge *bridge, eb_role role, int fd, size_t capacity,
-                                               eb_channel_memory memory, eb_channel **channel);
+EB_API EB_MUST_USE eb_status eb_channel_attach(eb_role role, int fd, size_t capacity, eb_channel_memory memory,
+                                               eb_channel **channel);
 /* Ends the channel for both sides; who waits gets EB_ERR_RING_CLOSED. Safe to repeat. */
 EB_API EB_MUST_USE eb_status eb_channel_close(eb_channel *channel);
 EB_API void eb_channel_free(eb_channel *channel);
@@ -308,7 +309,7 @@ EB_API void eb_channel_free(eb_channel *channel);
 EB_API EB_MUST_USE eb_status eb_channel_seal(eb_channel *channel, eb_session *session, eb_transfer *transfer,
                                              uint32_t region, uint64_t first_gpa, const uint8_t *plain, size_t len,
                                              uint64_t number, uint64_t deadline_ns, eb_result *result);
-/* Sends a message of the caller's; kind is not EB_CHANNEL_RECORDS. */
+/* Sends a message of the caller's, or records that were sealed before. */
 EB_API EB_MUST_USE eb_status eb_channel_put(eb_channel *channel, uint32_t kind, uint64_t number,
                                             const uint8_t *message, size_t len, uint64_t deadline_ns);
 /* Waits for a message and says what it is; the same one until it is opened or taken. */
@@ -317,7 +318,8 @@ EB_API EB_MUST_USE eb_status eb_channel_next(eb_channel *channel, uint64_t deadl
  * gone afterwards, whatever the outcome. EB_ERR_STATE when there is none, or it is not of records. */
 EB_API EB_MUST_USE eb_status eb_channel_open(eb_channel *channel, eb_session *session, eb_transfer *transfer,
                                              eb_result *result);
-/* Copies a message of the caller's out. It stays on EB_ERR_BUFFER. EB_ERR_STATE when there is none. */
+/* Copies the message out that eb_channel_next returned. It stays on EB_ERR_BUFFER. EB_ERR_STATE when there
+ * is none. */
 EB_API EB_MUST_USE eb_status eb_channel_take(eb_channel *channel, uint8_t *out, size_t out_cap, size_t *out_len);
 
 #ifdef __cplusplus

@@ -5,13 +5,13 @@
  */
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "bridge.h"
 #include "guard.h"
 #include "ring.h"
 
@@ -20,7 +20,7 @@
 #define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 
 struct eb_channel {
-  eb_bridge *bridge;
+  uint8_t *ours; /* a page that is zero in a child after fork: two processes must not be one end */
   void *mapping;
   size_t bytes;
   pthread_mutex_t send_lock, receive_lock; /* taken before any lock of a session or transfer */
@@ -84,22 +84,30 @@ static bool acceptable(int fd, eb_channel_memory memory) {
   return seals >= 0 && (seals & F_SEAL_SHRINK) != 0;
 }
 
-eb_status eb_channel_attach(eb_bridge *bridge, eb_role role, int fd, size_t capacity, eb_channel_memory memory,
-                            eb_channel **channel) {
+static bool is_ours(const eb_channel *channel) { return channel->ours != NULL && *channel->ours != 0; }
+
+static bool mark_ours(eb_channel *channel) {
+  const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+  void *made = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (made == MAP_FAILED) return false;
+  channel->ours = made;
+  *channel->ours = 1;
+  return madvise(made, page, MADV_WIPEONFORK) == 0;
+}
+
+eb_status eb_channel_attach(eb_role role, int fd, size_t capacity, eb_channel_memory memory, eb_channel **channel) {
   eb_status status = EB_OK;
   eb_channel *made = NULL;
-  EB_ENSURE(bridge != NULL && channel != NULL, EB_ERR_ARGUMENT);
+  EB_ENSURE(channel != NULL, EB_ERR_ARGUMENT);
   EB_ENSURE(role == EB_ROLE_CLIENT || role == EB_ROLE_SERVER, EB_ERR_ARGUMENT);
   EB_ENSURE(memory == EB_CHANNEL_SEALED || memory == EB_CHANNEL_NAMED, EB_ERR_ARGUMENT);
   EB_ENSURE(eb_channel_bytes(capacity) != 0, EB_ERR_ARGUMENT);
-  EB_ENSURE(eb_bridge_alive(bridge), EB_ERR_FORKED);
   made = calloc(1, sizeof *made);
   EB_ENSURE(made != NULL, EB_ERR_MEMORY);
-  eb_bridge_hold(bridge);
-  made->bridge = bridge;
   pthread_mutex_init(&made->send_lock, NULL);
   pthread_mutex_init(&made->receive_lock, NULL);
   made->bytes = eb_channel_bytes(capacity);
+  EB_ENSURE(mark_ours(made), EB_ERR_MEMORY);
   EB_ENSURE(acceptable(fd, memory) && long_enough(fd, made->bytes), EB_ERR_RING_MEMORY);
   made->mapping = map(fd, made->bytes);
   EB_ENSURE(made->mapping != NULL, EB_ERR_RING_MEMORY);
@@ -118,7 +126,7 @@ done:
 
 static eb_status usable(const eb_channel *channel) {
   if (channel == NULL) return EB_ERR_ARGUMENT;
-  return eb_bridge_alive(channel->bridge) ? EB_OK : EB_ERR_FORKED;
+  return is_ours(channel) ? EB_OK : EB_ERR_FORKED;
 }
 
 eb_status eb_channel_close(eb_channel *channel) {
@@ -132,13 +140,13 @@ done:
 
 void eb_channel_free(eb_channel *channel) {
   if (channel == NULL) return;
-  if (eb_bridge_alive(channel->bridge)) { /* in a child the other end is still the parent's */
+  if (is_ours(channel)) { /* in a child the other end is still the parent's */
     (void)!eb_channel_close(channel);
     pthread_mutex_destroy(&channel->send_lock);
     pthread_mutex_destroy(&channel->receive_lock);
   }
   if (channel->mapping != NULL) munmap(channel->mapping, channel->bytes);
-  eb_bridge_free(channel->bridge);
+  if (channel->ours != NULL) munmap(channel->ours, (size_t)sysconf(_SC_PAGESIZE));
   free(channel);
 }
 
@@ -181,7 +189,7 @@ eb_status eb_channel_put(eb_channel *channel, uint32_t kind, uint64_t number, co
   eb_status status = EB_OK;
   uint8_t *room = NULL;
   EB_TRY(usable(channel));
-  EB_ENSURE(kind != EB_CHANNEL_RECORDS && (message != NULL || len == 0), EB_ERR_ARGUMENT);
+  EB_ENSURE(message != NULL || len == 0, EB_ERR_ARGUMENT);
   pthread_mutex_lock(&channel->send_lock);
   status = reserve(channel, len, deadline_ns, &room);
   if (status == EB_OK) {
@@ -261,7 +269,7 @@ eb_status eb_channel_take(eb_channel *channel, uint8_t *out, size_t out_cap, siz
   EB_TRY(usable(channel));
   EB_ENSURE(out_len != NULL && (out != NULL || out_cap == 0), EB_ERR_ARGUMENT);
   pthread_mutex_lock(&channel->receive_lock);
-  if (channel->message == NULL || channel->facts.kind == EB_CHANNEL_RECORDS) {
+  if (channel->message == NULL) {
     status = EB_ERR_STATE;
   } else if (channel->facts.len > out_cap) {
     status = EB_ERR_BUFFER;

@@ -25,8 +25,8 @@ typedef struct {
 static ends open_ends(void) {
   ends made = {.pair = pair_new(EB_SUITE_P384_SHA384_AES256GCM, NULL)};
   CHECK_OK(eb_channel_create(CAPACITY, &made.fd));
-  CHECK_OK(eb_channel_attach(made.pair->bridge, EB_ROLE_CLIENT, made.fd, CAPACITY, EB_CHANNEL_SEALED, &made.client));
-  CHECK_OK(eb_channel_attach(made.pair->bridge, EB_ROLE_SERVER, made.fd, CAPACITY, EB_CHANNEL_SEALED, &made.server));
+  CHECK_OK(eb_channel_attach(EB_ROLE_CLIENT, made.fd, CAPACITY, EB_CHANNEL_SEALED, &made.client));
+  CHECK_OK(eb_channel_attach(EB_ROLE_SERVER, made.fd, CAPACITY, EB_CHANNEL_SEALED, &made.server));
   made.memory = mmap(NULL, eb_channel_bytes(CAPACITY), PROT_READ | PROT_WRITE, MAP_SHARED, made.fd, 0);
   CHECK(made.memory != MAP_FAILED);
   return made;
@@ -35,7 +35,7 @@ static ends open_ends(void) {
 static void close_ends(ends *open) {
   munmap(open->memory, eb_channel_bytes(CAPACITY));
   close(open->fd);
-  pair_free(open->pair); /* first: channels keep the bridge alive */
+  pair_free(open->pair);
   eb_channel_free(open->client);
   eb_channel_free(open->server);
 }
@@ -133,9 +133,24 @@ static void test_call_when_its_message_is_of_the_other_kind_is_refused(void) {
   CHECK_OK(eb_channel_next(open.server, 0, &message));
   CHECK_STATUS(EB_ERR_STATE, eb_channel_open(open.server, open.pair->server, open.pair->received, &result));
   CHECK_OK(eb_channel_take(open.server, out, sizeof out, &len));
-  CHECK_OK(send_pages(&open, 0, 1, 0, 0));
+  close_ends(&open);
+}
+
+static void test_records_when_sealed_before_may_be_put_and_taken(void) {
+  ends open = open_ends();
+  eb_channel_message message;
+  eb_result result;
+  uint8_t records[2 * EB_RECORD_SIZE];
+  size_t len = 0;
+  pair_seal(open.pair, 3, 2);
+  for (int i = 0; i < 2; i++)
+    CHECK_OK(eb_channel_put(open.client, EB_CHANNEL_RECORDS, 5, open.pair->records, open.pair->records_len, 0));
+  CHECK_OK(receive_pages(&open, &result));
+  CHECK(result.pages == 2 && pair_arrived(open.pair, 3) && pair_arrived(open.pair, 4));
   CHECK_OK(eb_channel_next(open.server, 0, &message));
-  CHECK_STATUS(EB_ERR_STATE, eb_channel_take(open.server, out, sizeof out, &len));
+  CHECK(message.kind == EB_CHANNEL_RECORDS && message.number == 5);
+  CHECK_OK(eb_channel_take(open.server, records, sizeof records, &len));
+  CHECK_STATUS(EB_ERR_REPLAYED, eb_pages_open(open.pair->server, open.pair->received, records, len, &result));
   close_ends(&open);
 }
 
@@ -145,23 +160,21 @@ static void test_arguments_when_wrong_are_refused(void) {
   eb_result result;
   size_t len = 0;
   static uint8_t big[CAPACITY];
-  eb_bridge *bridge = open.pair->bridge;
   CHECK(eb_channel_bytes(1000) == 0 && eb_channel_max_message(1000) == 0);
   CHECK(eb_channel_bytes(EB_CHANNEL_MIN_CAPACITY) == 2 * eb_ring_bytes(EB_RING_MIN_CAPACITY));
   CHECK(EB_CHANNEL_MAX_CAPACITY == EB_RING_MAX_CAPACITY);
   CHECK_STATUS(EB_ERR_ARGUMENT, eb_channel_create(CAPACITY, NULL));
   CHECK_STATUS(EB_ERR_ARGUMENT, eb_channel_create(CAPACITY + 1, &open.fd));
   CHECK_STATUS(EB_ERR_ARGUMENT, eb_channel_format(open.fd, 1));
-  CHECK_STATUS(EB_ERR_ARGUMENT, eb_channel_attach(NULL, EB_ROLE_CLIENT, open.fd, CAPACITY, EB_CHANNEL_SEALED, &channel));
-  CHECK_STATUS(EB_ERR_ARGUMENT, eb_channel_attach(bridge, (eb_role)0, open.fd, CAPACITY, EB_CHANNEL_SEALED, &channel));
-  CHECK_STATUS(EB_ERR_ARGUMENT, eb_channel_attach(bridge, EB_ROLE_CLIENT, open.fd, 1, EB_CHANNEL_SEALED, &channel));
+  CHECK_STATUS(EB_ERR_ARGUMENT, eb_channel_attach(EB_ROLE_CLIENT, open.fd, CAPACITY, EB_CHANNEL_SEALED, NULL));
+  CHECK_STATUS(EB_ERR_ARGUMENT, eb_channel_attach((eb_role)0, open.fd, CAPACITY, EB_CHANNEL_SEALED, &channel));
+  CHECK_STATUS(EB_ERR_ARGUMENT, eb_channel_attach(EB_ROLE_CLIENT, open.fd, 1, EB_CHANNEL_SEALED, &channel));
   CHECK_STATUS(EB_ERR_ARGUMENT,
-               eb_channel_attach(bridge, EB_ROLE_CLIENT, open.fd, CAPACITY, (eb_channel_memory)3, &channel));
+               eb_channel_attach(EB_ROLE_CLIENT, open.fd, CAPACITY, (eb_channel_memory)3, &channel));
   CHECK_STATUS(EB_ERR_ARGUMENT, eb_channel_close(NULL));
   CHECK_STATUS(EB_ERR_ARGUMENT, eb_channel_next(open.client, 0, NULL));
   CHECK_STATUS(EB_ERR_ARGUMENT, eb_channel_open(open.client, open.pair->client, open.pair->sent, NULL));
   CHECK_STATUS(EB_ERR_ARGUMENT, eb_channel_take(open.client, NULL, 1, &len));
-  CHECK_STATUS(EB_ERR_ARGUMENT, eb_channel_put(open.client, EB_CHANNEL_RECORDS, 0, big, 1, 0));
   CHECK_STATUS(EB_ERR_ARGUMENT, eb_channel_put(open.client, CONTROL, 0, NULL, 1, 0));
   CHECK_STATUS(EB_ERR_LENGTH, eb_channel_put(open.client, CONTROL, 0, big, eb_channel_max_message(CAPACITY) + 1, 0));
   CHECK_STATUS(EB_ERR_LENGTH, eb_channel_seal(open.client, open.pair->client, NULL, REGION, 0, big, CAPACITY, 0, 0, &result));
@@ -175,26 +188,25 @@ static void test_arguments_when_wrong_are_refused(void) {
 static void test_memory_when_a_peer_could_cut_it_is_refused(void) {
   ends open = open_ends();
   eb_channel *channel = NULL;
-  eb_bridge *bridge = open.pair->bridge;
   int unsealed = memfd_create("unsealed", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   CHECK(unsealed >= 0);
   CHECK_STATUS(EB_ERR_RING_MEMORY, eb_channel_format(unsealed, CAPACITY)); /* too short */
   CHECK(ftruncate(unsealed, (off_t)eb_channel_bytes(CAPACITY)) == 0);
   CHECK_OK(eb_channel_format(unsealed, CAPACITY));
   CHECK_STATUS(EB_ERR_RING_MEMORY,
-               eb_channel_attach(bridge, EB_ROLE_CLIENT, unsealed, CAPACITY, EB_CHANNEL_SEALED, &channel));
+               eb_channel_attach(EB_ROLE_CLIENT, unsealed, CAPACITY, EB_CHANNEL_SEALED, &channel));
   CHECK(ftruncate(unsealed, 4096) == 0 && fcntl(unsealed, F_ADD_SEALS, F_SEAL_SHRINK) == 0);
   CHECK_STATUS(EB_ERR_RING_MEMORY,
-               eb_channel_attach(bridge, EB_ROLE_CLIENT, unsealed, CAPACITY, EB_CHANNEL_SEALED, &channel));
+               eb_channel_attach(EB_ROLE_CLIENT, unsealed, CAPACITY, EB_CHANNEL_SEALED, &channel));
   CHECK_STATUS(EB_ERR_RING_MEMORY,
-               eb_channel_attach(bridge, EB_ROLE_CLIENT, -1, CAPACITY, EB_CHANNEL_SEALED, &channel));
+               eb_channel_attach(EB_ROLE_CLIENT, -1, CAPACITY, EB_CHANNEL_SEALED, &channel));
   CHECK(ftruncate(open.fd, 4096) != 0); /* one of ours cannot be cut */
   int readable = openat(AT_FDCWD, "/proc/self/exe", O_RDONLY | O_CLOEXEC);
   CHECK_STATUS(EB_ERR_RING_MEMORY,
-               eb_channel_attach(bridge, EB_ROLE_CLIENT, readable, EB_CHANNEL_MIN_CAPACITY, EB_CHANNEL_NAMED, &channel));
+               eb_channel_attach(EB_ROLE_CLIENT, readable, EB_CHANNEL_MIN_CAPACITY, EB_CHANNEL_NAMED, &channel));
   CHECK_STATUS(EB_ERR_RING_MEMORY, eb_channel_format(readable, EB_CHANNEL_MIN_CAPACITY));
   CHECK_STATUS(EB_ERR_RING_CORRUPT,
-               eb_channel_attach(bridge, EB_ROLE_CLIENT, open.fd, CAPACITY / 2, EB_CHANNEL_SEALED, &channel));
+               eb_channel_attach(EB_ROLE_CLIENT, open.fd, CAPACITY / 2, EB_CHANNEL_SEALED, &channel));
   close(readable);
   close(unsealed);
   close_ends(&open);
@@ -207,8 +219,8 @@ static void test_named_file_when_formatted_carries_pages(void) {
   CHECK(open.fd >= 0 && unlink(path) == 0);
   CHECK(ftruncate(open.fd, (off_t)eb_channel_bytes(CAPACITY) + 4096) == 0);
   CHECK_OK(eb_channel_format(open.fd, CAPACITY));
-  CHECK_OK(eb_channel_attach(open.pair->bridge, EB_ROLE_CLIENT, open.fd, CAPACITY, EB_CHANNEL_NAMED, &open.client));
-  CHECK_OK(eb_channel_attach(open.pair->bridge, EB_ROLE_SERVER, open.fd, CAPACITY, EB_CHANNEL_NAMED, &open.server));
+  CHECK_OK(eb_channel_attach(EB_ROLE_CLIENT, open.fd, CAPACITY, EB_CHANNEL_NAMED, &open.client));
+  CHECK_OK(eb_channel_attach(EB_ROLE_SERVER, open.fd, CAPACITY, EB_CHANNEL_NAMED, &open.server));
   CHECK_OK(send_pages(&open, 0, 8, 0, 0));
   CHECK_OK(receive_pages(&open, &result));
   CHECK(result.pages == 8 && pair_arrived(open.pair, 7));
@@ -259,12 +271,9 @@ static void test_child_after_fork_may_not_use_the_channel(void) {
   CHECK(child >= 0);
   if (child == 0) {
     eb_channel_message message;
-    eb_channel *channel = NULL;
     CHECK_STATUS(EB_ERR_FORKED, eb_channel_next(open.server, 0, &message));
     CHECK_STATUS(EB_ERR_FORKED, eb_channel_put(open.client, CONTROL, 0, NULL, 0, 0));
     CHECK_STATUS(EB_ERR_FORKED, eb_channel_close(open.client));
-    CHECK_STATUS(EB_ERR_FORKED, eb_channel_attach(open.pair->bridge, EB_ROLE_CLIENT, open.fd, CAPACITY,
-                                                  EB_CHANNEL_SEALED, &channel));
     eb_channel_free(open.client);
     _exit(0);
   }
@@ -315,6 +324,7 @@ int main(void) {
   RUN(test_record_when_changed_in_the_ring_is_tampered_and_reaches_nothing);
   RUN(test_length_when_changed_in_the_ring_is_corrupt);
   RUN(test_call_when_its_message_is_of_the_other_kind_is_refused);
+  RUN(test_records_when_sealed_before_may_be_put_and_taken);
   RUN(test_arguments_when_wrong_are_refused);
   RUN(test_memory_when_a_peer_could_cut_it_is_refused);
   RUN(test_named_file_when_formatted_carries_pages);
