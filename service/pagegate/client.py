@@ -10,6 +10,7 @@ import queue
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -25,6 +26,7 @@ from pagegate.platforms.model import Platform
 from pagegate.rpc import codec
 from pagegate.rpc.codec import Batch
 from pagegate.rpc.errors import from_rpc_error
+from pagegate.rpc.ring_client import ClientRing, OpenRing
 from pagegate.rpc.tls import ClientTls
 from pagegate.telemetry import NO_TELEMETRY, Tracing, rpc_attributes
 from pagegate.transfer import macs
@@ -38,7 +40,17 @@ from pagegate.v1 import transfer_pb2 as pb
 _T = TypeVar("_T")
 _SERVICE = "/pagegate.v1.PageTransfer/"
 _RESUMABLE = frozenset(
-    {"PEER_UNAVAILABLE", "TRANSFER_TRUNCATED", "TRANSFER_IN_USE", "CANCELLED", "DRAINING", "BATCH_OUT_OF_ORDER"}
+    {
+        "PEER_UNAVAILABLE",
+        "TRANSFER_TRUNCATED",
+        "TRANSFER_IN_USE",
+        "CANCELLED",
+        "DRAINING",
+        "BATCH_OUT_OF_ORDER",
+        "RING_CLOSED",
+        "RING_CORRUPT",
+        "RING_TIMEOUT",
+    }
 )
 _REATTEST = frozenset({"SESSION_UNKNOWN", "SESSION_EXPIRED", "SESSION_CLOSED", "EXHAUSTED", "EPOCH"})
 CHANNEL_OPTIONS = (
@@ -85,8 +97,13 @@ class Client:
         telemetry: Tracing = NO_TELEMETRY,
         suites: Sequence[eb.Suite] = SUITES_DEFAULT,
         max_resumes: int = 8,
+        ring: bool | Path = False,
     ) -> None:
-        """`target`: a gRPC target such as "host:7443". `regions`: what to ask for, "read", "write" or "read-write"."""
+        """`target`: a gRPC target such as "host:7443". `regions`: what to ask for, "read", "write" or "read-write".
+
+        `ring`: send through shared memory where the server offers it and is on this host, else by gRPC; a path is
+        where the server's Unix socket is seen from here.
+        """
         self._platform = platform
         self._appraiser = appraiser
         self._regions = {name: AccessMode(mode) for name, mode in regions.items()}
@@ -110,6 +127,10 @@ class Client:
         self._pages = self._channel.stream_stream(
             _SERVICE + "TransferPages", codec.encode, pb.TransferPagesResponse.FromString
         )
+        open_ring: OpenRing = self._channel.unary_unary(
+            _SERVICE + "OpenRing", pb.OpenRingRequest.SerializeToString, pb.OpenRingResponse.FromString
+        )
+        self._ring = ClientRing(ring, self._bridge, open_ring, telemetry)
         self._get = self._channel.unary_stream(
             _SERVICE + "GetRegion", pb.GetRegionRequest.SerializeToString, codec.decode_region
         )
@@ -243,9 +264,15 @@ class Client:
                 time.sleep(error.retry_after or min(2.0, 0.1 * 2**resumed))
         raise AssertionError("unreachable")
 
+    @property
+    def ring_in_use(self) -> bool:
+        """True when pages go through shared memory."""
+        return self._ring.in_use
+
     def _stream(self, sender: Sender) -> int:
         established = self.session
         session = established.session
+        ring = self._ring.of(established)
         if sender.region != established.regions.get(sender.region.name):
             raise TransferError("REGION_NOT_GRANTED", f"region {sender.region.name} changed since the transfer began")
         failure: list[BaseException] = []
@@ -267,8 +294,9 @@ class Client:
                 if not begun.get():
                     return
                 count = -(-sender.pages // established.limits.max_batch_pages)
-                for number, records in sender.batches(established):
-                    yield Batch(records, number)
+                for number, records in sender.batches(established, ring):
+                    if records is not None:
+                        yield Batch(records, number)
                     count = number + 1
                 if count * established.limits.max_batch_pages >= sender.pages and not failure:
                     yield pb.TransferPagesRequest(
@@ -278,7 +306,8 @@ class Client:
                 failure.append(error)
                 call.cancel()
 
-        call = self._pages(requests(), metadata=self._telemetry.metadata())
+        carry = self._pages if ring is None else ring.pages
+        call = carry(requests(), metadata=self._telemetry.metadata())
         try:
             for response in call:
                 step = response.WhichOneof("step")
@@ -295,6 +324,10 @@ class Client:
             if failure:
                 raise failure[0] from error
             raise from_rpc_error(error) from error
+        except PagegateError as error:
+            # A server closes the ring of a transfer that it refuses. What is resumed goes on by gRPC.
+            self._ring.drop(ask_again=error.reason not in _RESUMABLE)
+            raise (failure[0] if failure and error.reason.startswith("RING_") else error) from None
         finally:
             sender.stop()
             begun.put(False)
@@ -404,6 +437,7 @@ class Client:
         return region
 
     def _drop_session(self) -> None:
+        self._ring.drop(ask_again=True)
         if self._established is not None:
             self._established.session.close()
             self._established = None

@@ -127,6 +127,11 @@ class ServeConfig(PeerConfig):
     shadow_policy: Path | None = Field(
         None, description="Policy on trial: what it would decide otherwise is logged, and never obeyed."
     )
+    ring_socket: Path | None = Field(
+        None,
+        description="Unix socket that hands shared memory to attested peers on this host: sealed pages then cross "
+        "without gRPC. They may use it or not.",
+    )
     drain_seconds: float = Field(20.0, ge=0, description="Seconds that running calls get to finish on SIGTERM.")
     prometheus_port: int | None = Field(None, ge=1, le=65535, description="Port of the Prometheus endpoint.")
     audit: bool = Field(True, description="Keep the audit log in the state directory.")

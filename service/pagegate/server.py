@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -24,6 +25,7 @@ from pagegate.platforms.model import Platform
 from pagegate.rpc import transfer as rpc_transfer
 from pagegate.rpc.attestation import AttestationServicer
 from pagegate.rpc.events import Observer, ServerEvent, ignore
+from pagegate.rpc.ring_server import RingServer
 from pagegate.rpc.tls import ServerTls
 from pagegate.telemetry import NO_TELEMETRY, Tracing
 from pagegate.transfer.region import RegionSpec, RegionTable
@@ -56,6 +58,8 @@ class ServerOptions:
     stale_transfer_s: float = 30.0
     """Seconds after which a broken transfer loses its region to another writer."""
     tls: ServerTls | None = None
+    ring_socket: Path | None = None
+    """Unix socket that hands shared memory to peers on this host; None offers none."""
 
 
 class Server:
@@ -108,16 +112,22 @@ class Server:
             ),
             self._grpc,
         )
-        rpc_transfer.add_to_server(
-            rpc_transfer.PageTransferServicer(
-                self.bridge, self.regions, self.sessions, self._registry, telemetry, observer
-            ),
-            self._grpc,
+        pages = rpc_transfer.PageTransferServicer(
+            self.bridge, self.regions, self.sessions, self._registry, telemetry, observer
         )
+        rpc_transfer.add_to_server(pages, self._grpc)
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
         self.port = self._bind(options)
+        if options.ring_socket is not None:
+            pages.rings = RingServer(
+                options.ring_socket,
+                pages.transfer_pages,
+                self.sessions,
+                batch_pages=options.limits.max_batch_pages,
+            )
+        self._rings = pages.rings
         self._stopping = threading.Lock()
 
     def _bind(self, options: ServerOptions) -> int:
@@ -138,6 +148,8 @@ class Server:
     def start(self) -> Self:
         """Begins to serve; health becomes SERVING."""
         self._grpc.start()
+        if self._rings is not None:
+            self._rings.start()
         for service in ("", *_SERVICES):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return self
@@ -176,6 +188,8 @@ class Server:
         with self._stopping:
             self.drain()
             self._grpc.stop(grace_s).wait()
+            if self._rings is not None:
+                self._rings.close()
             self.sessions.close()
             self.regions.close()
             self.bridge.close()

@@ -4,6 +4,15 @@ Python holds handles: no call returns a private key, a session key or a page tha
 Any object with the buffer protocol is taken without a copy; every call releases the GIL.
 """
 
+from .channel import (
+    RECORDS_KIND,
+    Channel,
+    ChannelMessage,
+    ChannelRecords,
+    channel_capacity,
+    create_channel,
+    format_channel,
+)
 from .errors import BridgeStatusError, StatusInfo, all_statuses, status_info
 from .handles import Bridge, Handshake, Session, Transfer, parse_header
 from .results import (
@@ -30,6 +39,7 @@ __all__ = [
     "HEADER_SIZE",
     "NONCE_SIZE",
     "PAGE_SIZE",
+    "RECORDS_KIND",
     "RECORD_SIZE",
     "SESSION_ID_SIZE",
     "TAG_SIZE",
@@ -37,6 +47,9 @@ __all__ = [
     "Bridge",
     "BridgeInfo",
     "BridgeStatusError",
+    "Channel",
+    "ChannelMessage",
+    "ChannelRecords",
     "Handshake",
     "MacPurpose",
     "OpenResult",
@@ -49,6 +62,9 @@ __all__ = [
     "Suite",
     "Transfer",
     "all_statuses",
+    "channel_capacity",
+    "create_channel",
+    "format_channel",
     "parse_header",
     "status_info",
 ]

@@ -42,6 +42,13 @@ _RANGE = re.compile(r"(0x[0-9a-fA-F]+|[0-9]+)-(0x[0-9a-fA-F]+|[0-9]+)")
 @click.option(
     "--tls-server-cert", type=click.Path(path_type=Path), help="The server's own certificate (PEM); turns TLS on."
 )
+@click.option(
+    "--ring",
+    type=click.Choice(["auto", "off"]),
+    default="auto",
+    show_default=True,
+    help="Send through shared memory where the server offers it and is on this host; off: always by gRPC.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @config_options(PeerConfig)
 def command(
@@ -54,6 +61,7 @@ def command(
     gpa: str | None,
     delta: bool,
     tls_server_cert: Path | None,
+    ring: str,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -84,6 +92,7 @@ def command(
                 regions={region: "write"},
                 tls=ClientTls.pinned(tls_server_cert) if tls_server_cert else None,
                 telemetry=telemetry,
+                ring=ring == "auto",
             ) as client,
         ):
             limit = client.session.regions[region].pages * eb.PAGE_SIZE
@@ -96,6 +105,7 @@ def command(
                         mode="delta" if delta else "replace",
                         progress=progress,
                     )
+            carrier = "ring" if client.ring_in_use else "grpc"
             simulated = client.session.simulated
             identity = client.session.peer.identity
     finally:
@@ -111,6 +121,7 @@ def command(
                     "generation": sent.generation,
                     "seconds": round(sent.seconds, 6),
                     "resumed": sent.resumed,
+                    "carrier": carrier,
                     "server_identity": identity,
                     "simulated": simulated,
                 }

@@ -40,3 +40,13 @@ def committed(transfer_id: bytes, pages: int, generation: int, commit_mac: bytes
 def page(tag: bytes, generation: int) -> bytes:
     """MAC input of TransferPageResponse."""
     return b"page\0" + tag + struct.pack("<Q", generation)
+
+
+def ring(nonce: bytes) -> bytes:
+    """MAC input of OpenRingRequest."""
+    return b"ring\0" + nonce
+
+
+def ring_offer(nonce: bytes, token: bytes, capacity: int, socket: str) -> bytes:
+    """MAC input of OpenRingResponse."""
+    return b"ring offer\0" + nonce + token + struct.pack("<Q", capacity) + socket.encode()

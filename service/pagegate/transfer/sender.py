@@ -5,6 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from typing import Protocol
+
+from typing_extensions import Buffer
 
 import enclave_bridge as eb
 from pagegate.errors import TransferError
@@ -17,6 +20,16 @@ Progress = Callable[[int, int], None]
 """Called with pages acknowledged and pages in all."""
 SealHook = Callable[[int, int], None]
 """Called with pages sealed and the nanoseconds the bridge took."""
+
+
+class PageSink(Protocol):
+    """Where batches are sealed into directly: shared memory."""
+
+    def seal(
+        self, session: eb.Session, transfer: eb.Transfer, *, region: int, first_gpa: int, plain: Buffer, number: int
+    ) -> eb.SealResult:
+        """Seals and sends one batch. Raises TransferError."""
+        ...
 
 
 class Sender:
@@ -71,8 +84,11 @@ class Sender:
             self._acked = batches
             self._stopped = False
 
-    def batches(self, established: Established) -> Iterator[tuple[int, bytes]]:
-        """Sealed batches from where the server is, at most `max_batches_in_flight` ahead of it."""
+    def batches(self, established: Established, sink: PageSink | None = None) -> Iterator[tuple[int, bytes | None]]:
+        """Sealed batches from where the server is, at most `max_batches_in_flight` ahead of it.
+
+        With a sink they are sealed into it; what is yielded is then None, and already on its way.
+        """
         step = established.limits.max_batch_pages
         window = established.limits.max_batches_in_flight
         first_number = self._acked
@@ -83,13 +99,22 @@ class Sender:
                     return
             first = number * step
             count = min(step, self.pages - first)
+            records: bytes | None = None
+            number_of, gpa = self.region.number, self._first_gpa + first * eb.PAGE_SIZE
             with transfer_faults(), nullcontext(self._source.read(first, count)) as plain:
-                records, result = established.session.seal(
-                    self._transfer,
-                    region=self.region.number,
-                    first_gpa=self._first_gpa + first * eb.PAGE_SIZE,
-                    plain=plain,
-                )
+                if sink is None:
+                    records, result = established.session.seal(
+                        self._transfer, region=number_of, first_gpa=gpa, plain=plain
+                    )
+                else:
+                    result = sink.seal(
+                        established.session,
+                        self._transfer,
+                        region=number_of,
+                        first_gpa=gpa,
+                        plain=plain,
+                        number=number,
+                    )
             if self._sealed is not None:
                 self._sealed(count, result.nanoseconds)
             yield number, records
