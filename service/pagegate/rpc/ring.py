@@ -136,6 +136,7 @@ class RingLink:
         self._channel.close()
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
+        self._connection.close()
 
 
 class _NotYetError(Exception):
