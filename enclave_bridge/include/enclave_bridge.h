@@ -16,7 +16,7 @@
  *     serialised inside; a handshake belongs to one thread at a time.
  *   - After fork() every call in the child fails with EB_ERR_FORKED: secret memory is not
  *     inherited, so a nonce cannot be used by two processes.
- *   - No allocation happens in eb_pages_seal and eb_pages_open, but for libcrypto's in the key
+ *   - No allocation happens in eb_pages_seal, eb_pages_seal_from and eb_pages_open, but for libcrypto's in the key
  *     derivation when an epoch ends (once in EB_REKEY_PAGES pages).
  *
  * The protocol is docs/protocol.md (from PROTOCOL.md v1).
@@ -73,6 +73,7 @@ typedef enum { EB_ROLE_CLIENT = 1, EB_ROLE_SERVER = 2 } eb_role;
 typedef enum {
   EB_MEMORY_SECRET = 1, /* memfd_secret(2): not mapped by the kernel, not in dumps */
   EB_MEMORY_LOCKED = 2, /* mlock + MADV_DONTDUMP + MADV_DONTFORK */
+  EB_MEMORY_ENCLAVE = 3, /* an SGX enclave's own: encrypted, and no other software can read it */
 } eb_memory_kind;
 
 typedef struct eb_bridge eb_bridge;
@@ -80,6 +81,7 @@ typedef struct eb_handshake eb_handshake;
 typedef struct eb_session eb_session;
 typedef struct eb_transfer eb_transfer;
 typedef struct eb_channel eb_channel;
+typedef struct eb_source eb_source;
 
 /* Stable name ("EB_ERR_REPLAYED") and one-line text of a status; never NULL. */
 EB_API const char *eb_status_name(int status);
@@ -94,6 +96,7 @@ typedef struct {
   uint32_t max_sessions; /* 1..65536; secret memory for these is reserved at open */
   uint32_t max_handshakes;
   const char *gcm_kernel; /* NULL: the fastest this CPU can run; else its name, for tests and benchmarks */
+  const char *file_io;    /* NULL: io_uring where the kernel lets us, else pread; or one of these by name */
 } eb_bridge_options;
 
 typedef struct {
@@ -103,11 +106,12 @@ typedef struct {
   uint32_t handshakes_live;
   char gcm_kernel[32];      /* which AES-GCM implementation seals pages: "avx512", "vaes256", "aesni", "openssl" */
   char libcrypto[64];       /* OpenSSL_version */
+  char file_io[16];         /* how files are read and written: "io_uring" or "pread"; chosen at open */
 } eb_bridge_info;
 
 /* Reserves secret memory and runs the power-on self-test (known-answer seal/open).
  * options may be NULL (defaults: 256 sessions, 64 handshakes).
- * EB_ERR_ARGUMENT: also for a gcm_kernel that is unknown or that this CPU cannot run.
+ * EB_ERR_ARGUMENT: also for a gcm_kernel or file_io that is unknown or that cannot be had here.
  * EB_ERR_MEMORY_LOCK: the memlock limit is too low; EB_ERR_SELF_TEST: refuse to work. */
 EB_API EB_MUST_USE eb_status eb_bridge_open(const eb_bridge_options *options, eb_bridge **bridge);
 EB_API void eb_bridge_free(eb_bridge *bridge);
@@ -192,10 +196,13 @@ typedef struct {
 EB_API EB_MUST_USE eb_status eb_transfer_new(eb_bridge *bridge, const uint8_t transfer_id[EB_TRANSFER_ID_SIZE],
                                              const eb_window *window, eb_transfer **transfer);
 EB_API void eb_transfer_free(eb_transfer *transfer);
-/* Gives a receiving transfer where to put verified pages: maps `fd` (pages * 4096 bytes from
- * fd_offset, which is page aligned) shared and writable; the caller may close fd afterwards.
- * EB_ERR_TARGET when it cannot, or the file is shorter: it must not be cut while it is mapped (seal
- * a memfd with F_SEAL_SHRINK). EB_ERR_STATE when the transfer has a target. */
+/* Gives a receiving transfer where to put verified pages: `fd`, pages * 4096 bytes from fd_offset,
+ * which is page aligned; the caller may close fd afterwards. Memory (memfd, huge pages, a PCI BAR, a
+ * device) is mapped: it must not be cut while it is (seal a memfd with F_SEAL_SHRINK). A file of a
+ * file system is written: a full disk is then EB_ERR_TARGET_FULL, any other failure EB_ERR_TARGET_IO.
+ * Over RLIMIT_FSIZE the kernel also sends SIGXFSZ: ignore it, as Python does.
+ * EB_ERR_TARGET when it cannot be mapped or written (open it for both), or is shorter. EB_ERR_STATE
+ * when the transfer has a target. */
 EB_API EB_MUST_USE eb_status eb_transfer_set_target_fd(eb_transfer *transfer, int fd, uint64_t fd_offset);
 /* The same with memory of the caller that outlives the transfer (embedding, reads into a buffer). */
 EB_API EB_MUST_USE eb_status eb_transfer_set_target_memory(eb_transfer *transfer, uint8_t *memory, size_t len);
@@ -211,11 +218,22 @@ EB_API EB_MUST_USE eb_status eb_transfer_commit_mac(eb_session *session, eb_tran
 EB_API EB_MUST_USE eb_status eb_transfer_check_commit_mac(eb_session *session, eb_transfer *transfer,
                                                           const uint8_t *mac, size_t mac_len);
 
+/* ---- source: a file whose pages are sealed without being mapped ---------------------- */
+
+/* Bytes [offset, offset + len) of a regular file, memfd or tmpfs file that is open for reading (len
+ * at least 1, any alignment). The descriptor is duplicated: the caller may close fd. Any number
+ * of threads may use a source at once. The bytes are read when they are sealed: a file that is cut
+ * or fails then is EB_ERR_SOURCE_UNREADABLE, never a signal.
+ * EB_ERR_SOURCE_UNREADABLE: no such file (a pipe, a device), not open for reading, or shorter. */
+EB_API EB_MUST_USE eb_status eb_source_open(eb_bridge *bridge, int fd, uint64_t offset, uint64_t len,
+                                            eb_source **source);
+EB_API void eb_source_free(eb_source *source);
+
 /* ---- pages ---------------------------------------------------------------------------- */
 
 typedef struct {
   uint64_t pages;      /* records sealed, or opened and written to the target */
-  uint64_t bad_index;  /* open: index of the record refused, or UINT64_MAX */
+  uint64_t bad_index;  /* open: index of the record refused, or UINT64_MAX: none was */
   uint64_t nanoseconds; /* time inside the call, CLOCK_MONOTONIC */
   uint32_t epoch;      /* epoch of the last record */
   uint64_t sequence;   /* sequence number of the last record */
@@ -234,6 +252,16 @@ EB_API EB_MUST_USE eb_status eb_pages_seal(eb_session *session, eb_transfer *tra
                                            uint8_t *records, size_t records_cap, size_t *records_len,
                                            eb_result *result);
 
+/* The same for len / 4096 pages of a source from source_offset, read into secret memory and sealed there: no
+ * plaintext is in the caller's memory, and the file is not mapped. Less than a page of `len` may be
+ * beyond the end of the source: it is zero. The session is taken while the file is read.
+ * EB_ERR_LENGTH: also when the source ends earlier. EB_ERR_SOURCE_UNREADABLE: the file was cut, or
+ * reading it failed; nothing is left in records. */
+EB_API EB_MUST_USE eb_status eb_pages_seal_from(eb_session *session, eb_transfer *transfer, uint32_t region,
+                                                uint64_t first_gpa, eb_source *source, uint64_t source_offset,
+                                                size_t len, uint8_t *records, size_t records_cap,
+                                                size_t *records_len, eb_result *result);
+
 /* Opens records_len / 4160 records in order: header checks (session, region and window of the
  * transfer, alignment, reserved zero, epoch), replay window, decryption into locked staging, tag,
  * and only then the copy to the transfer's target and its tag list. `records` is read once:
@@ -243,6 +271,9 @@ EB_API EB_MUST_USE eb_status eb_pages_seal(eb_session *session, eb_transfer *tra
  * EB_ERR_REPLAYED, EB_ERR_TAMPERED, EB_ERR_EPOCH, EB_ERR_HEADER, EB_ERR_OUT_OF_RANGE,
  * EB_ERR_WRONG_SESSION, EB_ERR_WRONG_REGION, EB_ERR_UNALIGNED, EB_ERR_LENGTH, EB_ERR_STATE (no
  * target), EB_ERR_SESSION_CLOSED.
+ * A target that is a file has been written when this returns (not synced). EB_ERR_TARGET_FULL,
+ * EB_ERR_TARGET_IO: some pages after result.pages verified, but may be written in part; they are not in the
+ * transfer's account, and their sequence numbers are used up: they have to be sealed again.
  * Epochs: records of the previous, the current and the next one are accepted. The first that
  * verifies under the next makes it the current. A sequence number from EB_REKEY_PAGES on is
  * EB_ERR_EPOCH: no epoch has that many. The EB_MAX_BAD_TAGS-th bad tag closes the session. */

@@ -1,7 +1,7 @@
 /*
  * Secret memory: one reservation at open, cut into fixed slots, never grown.
  *
- *   guard | sessions | guard | handshakes | guard | lanes | guard
+ *   guard | sessions | guard | handshakes | guard | lanes | guard | staging | guard
  *
  * Guards are inaccessible pages. A slot is zero when taken and zeroised when given back.
  * The memory is not inherited by fork, not swapped and not dumped; with memfd_secret the
@@ -11,12 +11,9 @@
 #ifndef EB_ARENA_H
 #define EB_ARENA_H
 
-#include <pthread.h>
-#include <stdbool.h>
+#include "platform.h"
 
-#include "enclave_bridge.h"
-
-typedef enum { EB_POOL_SESSIONS, EB_POOL_HANDSHAKES, EB_POOL_LANES, EB_POOLS } eb_pool_kind;
+typedef enum { EB_POOL_SESSIONS, EB_POOL_HANDSHAKES, EB_POOL_LANES, EB_POOL_STAGING, EB_POOLS } eb_pool_kind;
 
 typedef struct {
   uint8_t *base;
@@ -27,13 +24,9 @@ typedef struct {
 } eb_pool;
 
 typedef struct {
-  uint8_t *reserved; /* guards included */
-  size_t reserved_len;
-  size_t secret_bytes;
-  eb_memory_kind kind;
-  volatile uint64_t *canary;
-  pthread_mutex_t lock;
-  pthread_cond_t given_back;
+  eb_secret_memory memory;
+  eb_mutex lock;
+  eb_condition given_back;
   eb_pool pools[EB_POOLS];
 } eb_arena;
 

@@ -14,7 +14,7 @@ from .channel import (
     format_channel,
 )
 from .errors import BridgeStatusError, StatusInfo, all_statuses, status_info
-from .handles import Bridge, Handshake, Session, Transfer, parse_header
+from .handles import Bridge, Handshake, Session, Source, Transfer, parse_header
 from .results import (
     BINDING_SIZE,
     HEADER_SIZE,
@@ -58,6 +58,7 @@ __all__ = [
     "SealResult",
     "Session",
     "SessionStats",
+    "Source",
     "StatusInfo",
     "Suite",
     "Transfer",

@@ -1,4 +1,4 @@
-"""Handles of the bridge: bridge, handshake, session, transfer.
+"""Handles of the bridge: bridge, handshake, session, transfer, source.
 
 A handle's C object is freed when the last reference to it goes, and a call holds one while it runs
 (without the GIL). So `close` is safe at any time in any thread: it ends the handle for later calls,
@@ -105,17 +105,27 @@ class Bridge(_Handle):
     """One pool of secret memory, for at most `max_sessions` and `max_handshakes` at a time.
 
     `gcm_kernel` names the AES-GCM to use (tests and benchmarks: avx512, vaes256, aesni, openssl); None is the
-    fastest that this CPU can run. One that it cannot run is an `ARGUMENT` error.
+    fastest that this CPU can run. One that it cannot run is an `ARGUMENT` error. So is a `file_io` (io_uring, pread)
+    that cannot be had; None is io_uring where the kernel lets us.
     """
 
     __slots__ = ()
 
-    def __init__(self, *, max_sessions: int = 256, max_handshakes: int = 64, gcm_kernel: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        max_sessions: int = 256,
+        max_handshakes: int = 64,
+        gcm_kernel: str | None = None,
+        file_io: str | None = None,
+    ) -> None:
         options = ffi.new("eb_bridge_options *")
         options.max_sessions = _unsigned(max_sessions, _U32_MAX)
         options.max_handshakes = _unsigned(max_handshakes, _U32_MAX)
         name = None if gcm_kernel is None else ffi.new("char[]", gcm_kernel.encode())
         options.gcm_kernel = ffi.NULL if name is None else name
+        files = None if file_io is None else ffi.new("char[]", file_io.encode())
+        options.file_io = ffi.NULL if files is None else files
         out = ffi.new("eb_bridge **")
         check(lib.eb_bridge_open(options, out))
         super().__init__(out[0], lib.eb_bridge_free)
@@ -132,6 +142,7 @@ class Bridge(_Handle):
             handshakes_live=raw.handshakes_live,
             gcm_kernel=_string(raw.gcm_kernel),
             libcrypto=_string(raw.libcrypto),
+            file_io="io_uring" if _string(raw.file_io) == "io_uring" else "pread",
         )
 
     def random(self, n: int) -> bytes:
@@ -158,6 +169,14 @@ class Bridge(_Handle):
         out = ffi.new("eb_transfer **")
         check(lib.eb_transfer_new(self._live(), _exactly(transfer_id, TRANSFER_ID_SIZE), window, out))
         return Transfer(out[0], lib.eb_transfer_free)
+
+    def source(self, fd: int, *, offset: int = 0, length: int) -> Source:
+        """Bytes [offset, offset + length) of a regular file or memfd, to seal from. `fd` may be closed afterwards."""
+        out = ffi.new("eb_source **")
+        if not 0 <= fd < 2**31:
+            raise _error("EB_ERR_SOURCE_UNREADABLE")
+        check(lib.eb_source_open(self._live(), fd, _unsigned(offset, _U64_MAX), _unsigned(length, _U64_MAX), out))
+        return Source(out[0], lib.eb_source_free, length)
 
 
 class Handshake(_Handle):
@@ -208,6 +227,17 @@ class Handshake(_Handle):
         out = ffi.new("eb_session **")
         check(lib.eb_handshake_session(self._live(), _exactly(session_id, SESSION_ID_SIZE), out))
         return Session(out[0], lib.eb_session_free)
+
+
+class Source(_Handle):
+    """Part of a file whose pages `Session.seal_from` seals. Any number of threads may."""
+
+    __slots__ = ("length",)
+
+    def __init__(self, pointer: Any, free: Any, length: int) -> None:
+        super().__init__(pointer, free)
+        self.length = length
+        """Bytes."""
 
 
 class Transfer(_Handle):
@@ -274,9 +304,7 @@ class Session(_Handle):
             result = self.seal_into(transfer, region=region, first_gpa=first_gpa, plain=plain, out=out)
             return bytes(memoryview(out).cast("B")), result
         source = _read(plain)
-        size = len(source) // PAGE_SIZE * RECORD_SIZE
-        # The bytes object is ours alone until it is returned, so C may write it.
-        records: bytes = bytes(size) if size < _UNINITIALISED_FROM else _uninitialised_bytes(None, size)
+        records = _room_for(len(source))
         return records, self._seal(transfer, region, first_gpa, source, _read(records))
 
     def seal_into(
@@ -289,16 +317,41 @@ class Session(_Handle):
             raise _error("EB_ERR_BUFFER" if size < len(source) // PAGE_SIZE * RECORD_SIZE else "EB_ERR_LENGTH")
         return self._seal(transfer, region, first_gpa, source, target)
 
+    def seal_from(
+        self, transfer: Transfer | None, *, region: int, first_gpa: int, source: Source, offset: int, length: int
+    ) -> tuple[bytes, SealResult]:
+        """Seal `length` bytes of a source from `offset` (whole pages; zeros after the source's end fill the last).
+
+        The plaintext is read into the bridge's secret memory: Python has no view of it.
+        """
+        owned_source = source._live()
+        if not 0 < length < source.length + PAGE_SIZE:  # no room is made for what cannot be
+            raise _error("EB_ERR_LENGTH")
+        records = _room_for(length)
+        return records, self._sealed(
+            lib.eb_pages_seal_from,
+            transfer,
+            region,
+            first_gpa,
+            (owned_source, _unsigned(offset, _U64_MAX), length),
+            _read(records),
+        )
+
     def _seal(self, transfer: Transfer | None, region: int, first_gpa: int, source: Any, target: Any) -> SealResult:
+        return self._sealed(lib.eb_pages_seal, transfer, region, first_gpa, (source, len(source)), target)
+
+    def _sealed(
+        self, call: Any, transfer: Transfer | None, region: int, first_gpa: int, plain: tuple[Any, ...], target: Any
+    ) -> SealResult:
+        """Either way to seal; `plain` is what says where the pages come from."""
         owned = None if transfer is None else transfer._live()
         raw, written = ffi.new("eb_result *"), ffi.new("size_t *")
-        status = lib.eb_pages_seal(
+        status = call(
             self._live(),
             ffi.NULL if owned is None else owned[0],
             _unsigned(region, _U32_MAX),
             _unsigned(first_gpa, _U64_MAX),
-            source,
-            len(source),
+            *plain,
             target,
             len(target),
             written,
@@ -388,6 +441,12 @@ def parse_header(record: ReadableBuffer) -> RecordHeader:
     return RecordHeader(
         bytes(ffi.buffer(raw.session_id)), raw.epoch, raw.flags, raw.sequence, raw.region, raw.reserved, raw.gpa
     )
+
+
+def _room_for(length: int) -> bytes:
+    """Room for the records of that much plaintext. The object is ours alone until it is returned: C may write it."""
+    size = length // PAGE_SIZE * RECORD_SIZE
+    return bytes(size) if size < _UNINITIALISED_FROM else _uninitialised_bytes(None, size)
 
 
 def _mac_room() -> tuple[Any, Any]:

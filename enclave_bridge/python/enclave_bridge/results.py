@@ -50,6 +50,7 @@ class BridgeInfo:
     handshakes_live: int
     gcm_kernel: str
     libcrypto: str
+    file_io: Literal["io_uring", "pread"]
 
 
 @dataclass(frozen=True, slots=True)

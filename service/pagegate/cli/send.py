@@ -25,7 +25,7 @@ from pagegate.client import Client
 from pagegate.config import PeerConfig
 from pagegate.connect import build_appraiser, build_platform
 from pagegate.rpc.tls import ClientTls
-from pagegate.transfer.source import ProcessSource, Source, file_source, process_mappings, stream_source
+from pagegate.transfer.source import FileSource, ProcessSource, Source, file_source, process_mappings, stream_source
 
 _RANGE = re.compile(r"(0x[0-9a-fA-F]+|[0-9]+)-(0x[0-9a-fA-F]+|[0-9]+)")
 
@@ -40,7 +40,9 @@ _RANGE = re.compile(r"(0x[0-9a-fA-F]+|[0-9]+)-(0x[0-9a-fA-F]+|[0-9]+)")
 @click.option("--gpa", help="Guest-physical address of the first page. [default: the region's base]")
 @click.option("--delta", is_flag=True, help="Keep the pages of the region that are not sent.")
 @click.option(
-    "--tls-server-cert", type=click.Path(path_type=Path), help="The server's own certificate (PEM); turns TLS on."
+    "--tls-server-cert",
+    type=click.Path(path_type=Path),
+    help="The server's own certificate (PEM), its successor too if it is about to change; turns TLS on.",
 )
 @click.option(
     "--ring",
@@ -88,9 +90,9 @@ def command(
             Client(
                 target,
                 platform=platform,
-                appraiser=build_appraiser(config),
+                appraiser=build_appraiser(config, telemetry=telemetry),
                 regions={region: "write"},
-                tls=ClientTls.pinned(tls_server_cert) if tls_server_cert else None,
+                tls=ClientTls.pins(tls_server_cert) if tls_server_cert else None,
                 telemetry=telemetry,
                 ring=ring == "auto",
             ) as client,
@@ -138,7 +140,7 @@ def command(
 @contextmanager
 def _open_source(
     source: str | None, pid: int | None, address_range: str | None, mapping: str | None, limit: int
-) -> Iterator[Source]:
+) -> Iterator[Source | FileSource]:
     if pid is not None:
         start, end = _addresses(pid, address_range, mapping)
         process = ProcessSource(pid, start, end)

@@ -85,9 +85,18 @@ class RingLink:
 
         return self._until(attempt, self._patience_s)
 
+    def put_records(self, number: int, records: bytes) -> None:
+        """Sends a batch that is sealed already. Raises TransferError."""
+        self._put(eb.RECORDS_KIND, records, number)
+
     def put(self, kind: int, message: bytes) -> None:
         """Sends a message that is not a batch. Raises TransferError."""
-        self._until(lambda timeout_s: self._channel.put(kind, message, timeout_s=timeout_s), self._patience_s)
+        self._put(kind, message, 0)
+
+    def _put(self, kind: int, message: bytes, number: int) -> None:
+        self._until(
+            lambda timeout_s: self._channel.put(kind, message, number=number, timeout_s=timeout_s), self._patience_s
+        )
 
     def next(self, patience_s: float | None = None) -> eb.ChannelMessage:
         """The next message. Raises TransferError RING_TIMEOUT, RING_CLOSED, RING_CORRUPT."""

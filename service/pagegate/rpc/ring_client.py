@@ -38,17 +38,10 @@ OpenRing: TypeAlias = "grpc.UnaryUnaryMultiCallable[Any, pb.OpenRingResponse]"
 class ClientRing:
     """The shared memory of a client's session, if the server offers it and is on this host. It is asked once a session."""
 
-    def __init__(
-        self,
-        wanted: bool | Path,
-        bridge: eb.Bridge,
-        open_ring: OpenRing,
-        telemetry: Tracing,
-    ) -> None:
+    def __init__(self, wanted: bool | Path, bridge: eb.Bridge, telemetry: Tracing) -> None:
         """`wanted`: a path is where the server's socket is seen from here."""
         self._wanted = wanted
         self._bridge = bridge
-        self._open_ring = open_ring
         self._telemetry = telemetry
         self._asked = not wanted
         self._link: ClientLink | None = None
@@ -58,14 +51,14 @@ class ClientRing:
         """True when there is one."""
         return self._link is not None
 
-    def of(self, established: Established) -> ClientLink | None:
+    def of(self, established: Established, open_ring: OpenRing) -> ClientLink | None:
         """The session's ring; None when pages go by gRPC. Raises TransferError when the offer was changed on the way."""
         if not self._asked:
             self._asked = True
-            self._link = self._ask(established)
+            self._link = self._ask(established, open_ring)
         return self._link
 
-    def _ask(self, established: Established) -> ClientLink | None:
+    def _ask(self, established: Established, open_ring: OpenRing) -> ClientLink | None:
         session = established.session
         nonce = self._bridge.random(_NONCE_SIZE)
         with transfer_faults():
@@ -73,7 +66,7 @@ class ClientRing:
                 session_id=established.session_id, nonce=nonce, mac=session.mac(eb.MacPurpose.CONTROL, macs.ring(nonce))
             )
         try:
-            offer = self._open_ring(request, metadata=self._telemetry.metadata(), timeout=_OFFER_S)
+            offer = open_ring(request, metadata=self._telemetry.metadata(), timeout=_OFFER_S)
         except grpc.RpcError as error:
             # An older server, no room, or an ended session, which the transfer itself will meet.
             _log.info("no shared memory: %s", errors.from_rpc_error(error))

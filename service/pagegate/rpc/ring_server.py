@@ -23,6 +23,7 @@ from google.protobuf.message import DecodeError
 import enclave_bridge as eb
 from pagegate.errors import ConfigError, PagegateError, TransferError
 from pagegate.rpc import errors
+from pagegate.rpc.admission import Gate
 from pagegate.rpc.codec import Batch, RingBatch
 from pagegate.rpc.ring import (
     METADATA,
@@ -43,6 +44,7 @@ _Requests = Iterator["pb.TransferPagesRequest | Batch | RingBatch"]
 Converse = Callable[[_Requests, grpc.ServicerContext], Iterator[pb.TransferPagesResponse]]
 """What runs one transfer: PageTransferServicer.transfer_pages."""
 
+_METHOD = "/pagegate.v1.PageTransfer/TransferPages"
 MAX_RINGS = 16
 _OFFER_S = 10.0
 _MAX_OFFERS = 64
@@ -68,6 +70,7 @@ class RingServer:
         path: Path,
         converse: Converse,
         sessions: SessionTable,
+        gate: Gate,
         *,
         batch_pages: int,
         max_rings: int = MAX_RINGS,
@@ -77,6 +80,7 @@ class RingServer:
         self._path = path.absolute()
         self._converse = converse
         self._sessions = sessions
+        self._gate = gate
         self._patience_s = patience_s
         self._slots = threading.Semaphore(max_rings)
         self._offers: dict[bytes, tuple[bytes, float]] = {}
@@ -175,23 +179,32 @@ class RingServer:
         """One transfer after another, until the peer ends, errs, or its session is over."""
         while True:
             metadata, begin = self._first(link, session_id)
-            context = _RingContext(peer, metadata)
-            requests = itertools.chain([begin], self._requests(link))
             # The servicer needs of a gRPC context only what _RingContext has.
-            with contextlib.closing(
-                cast(Any, self._converse(requests, cast(grpc.ServicerContext, context)))
-            ) as responses:
-                try:
+            context = cast(grpc.ServicerContext, _RingContext(peer, metadata))
+            try:
+                with self._admitted(context):
                     if begin.begin.session_id != session_id:
-                        errors.abort(
-                            cast(grpc.ServicerContext, context),
-                            TransferError("WRONG_SESSION", "this ring belongs to another session"),
-                        )
-                    for response in responses:
-                        link.put(RESPONSE, response.SerializeToString())
-                except _RefusedError as refused:
-                    link.put(REFUSED, refused.status)
-                    return
+                        errors.abort(context, TransferError("WRONG_SESSION", "this ring belongs to another session"))
+                    self._answer(link, begin, context)
+            except _RefusedError as refused:
+                link.put(REFUSED, refused.status)
+                return
+
+    @contextlib.contextmanager
+    def _admitted(self, context: grpc.ServicerContext) -> Iterator[None]:
+        """Counts the transfer as gRPC's are counted, so that a drain waits for it."""
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self._gate.admitted(_METHOD))
+            except TransferError as error:
+                errors.abort(context, error)
+            yield
+
+    def _answer(self, link: RingLink, begin: pb.TransferPagesRequest, context: grpc.ServicerContext) -> None:
+        requests = itertools.chain([begin], self._requests(link))
+        with contextlib.closing(cast(Any, self._converse(requests, context))) as responses:
+            for response in responses:
+                link.put(RESPONSE, response.SerializeToString())
 
     def _first(
         self, link: RingLink, session_id: bytes
@@ -217,6 +230,7 @@ class RingServer:
         while True:
             message = link.next()
             if message.kind == eb.RECORDS_KIND:
+                self._gate.check_finish()
                 yield RingBatch(link.records(message), message.number)
             elif message.kind == REQUEST:
                 yield _request(link)

@@ -112,6 +112,8 @@ class ServerStatus:
     """SHA-256, hex."""
     policy_problem: str = ""
     """Why a newer policy file is not in force; empty when the newest is."""
+    other_problems: tuple[str, ...] = ()
+    """What else was to be loaded again and is not in force, each with its reason: certificate, options."""
     bridge: str = ""
     """Backend, kernel and kind of secret memory."""
     sessions: tuple[SessionStatus, ...] = ()

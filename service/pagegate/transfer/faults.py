@@ -24,6 +24,10 @@ _ADVICE = {
     "RING_CORRUPT": "the peer wrote an impossible index or length into the shared memory; it is given up",
     "RING_TIMEOUT": "the peer neither read from the shared memory nor wrote to it in time; the transfer can be resumed",
     "SESSION_CLOSED": "the session is closed (too many bad pages, a policy change or its end); attest again",
+    "SOURCE_UNREADABLE": "a file was cut while it was sent, or reading it failed; see the kernel log, then send again",
+    "TARGET_FULL": "the disk, quota or file size limit of the region's directory is reached: nothing became visible; "
+    "make room there and send again",
+    "TARGET_IO": "a region's file cannot be written: nothing became visible; see the kernel log of its machine",
     "EXHAUSTED": "the session's keys are used up; attest again",
 }
 

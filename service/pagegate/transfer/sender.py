@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from typing import Protocol
 
 from typing_extensions import Buffer
@@ -14,7 +13,7 @@ from pagegate.errors import TransferError
 from pagegate.handshake.model import Established, GrantedRegion
 from pagegate.transfer import macs
 from pagegate.transfer.faults import transfer_faults
-from pagegate.transfer.source import Source
+from pagegate.transfer.source import FileSource, Source
 
 Progress = Callable[[int, int], None]
 """Called with pages acknowledged and pages in all."""
@@ -31,6 +30,10 @@ class PageSink(Protocol):
         """Seals and sends one batch. Raises TransferError."""
         ...
 
+    def put_records(self, number: int, records: bytes) -> None:
+        """Sends a batch that is sealed. Raises TransferError."""
+        ...
+
 
 class Sender:
     """What survives a broken stream: the transfer's id, its tags in the bridge, and how far the server is."""
@@ -39,7 +42,7 @@ class Sender:
         self,
         bridge: eb.Bridge,
         region: GrantedRegion,
-        source: Source,
+        source: Source | FileSource,
         *,
         first_gpa: int | None = None,
         delta: bool = False,
@@ -60,7 +63,7 @@ class Sender:
         self.transfer_id = bridge.random(macs.TRANSFER_ID_SIZE)
         self.delta = delta
         self.pages = source.pages
-        self._source = source
+        self._plain = source.open(bridge) if isinstance(source, FileSource) else source
         self._first_gpa = start
         self._progress = progress
         self._sealed = sealed
@@ -99,25 +102,33 @@ class Sender:
                     return
             first = number * step
             count = min(step, self.pages - first)
-            records: bytes | None = None
-            number_of, gpa = self.region.number, self._first_gpa + first * eb.PAGE_SIZE
-            with transfer_faults(), nullcontext(self._source.read(first, count)) as plain:
-                if sink is None:
-                    records, result = established.session.seal(
-                        self._transfer, region=number_of, first_gpa=gpa, plain=plain
-                    )
-                else:
-                    result = sink.seal(
-                        established.session,
-                        self._transfer,
-                        region=number_of,
-                        first_gpa=gpa,
-                        plain=plain,
-                        number=number,
-                    )
+            records, result = self._seal(established.session, first, count, number, sink)
             if self._sealed is not None:
                 self._sealed(count, result.nanoseconds)
             yield number, records
+
+    def _seal(
+        self, session: eb.Session, first: int, count: int, batch: int, sink: PageSink | None
+    ) -> tuple[bytes | None, eb.SealResult]:
+        number, gpa = self.region.number, self._first_gpa + first * eb.PAGE_SIZE
+        with transfer_faults():
+            if isinstance(self._plain, eb.Source):
+                records, result = session.seal_from(
+                    self._transfer,
+                    region=number,
+                    first_gpa=gpa,
+                    source=self._plain,
+                    offset=first * eb.PAGE_SIZE,
+                    length=count * eb.PAGE_SIZE,
+                )
+                if sink is None:
+                    return records, result
+                sink.put_records(batch, records)
+                return None, result
+            plain = self._plain.read(first, count)
+            if sink is None:
+                return session.seal(self._transfer, region=number, first_gpa=gpa, plain=plain)
+            return None, sink.seal(session, self._transfer, region=number, first_gpa=gpa, plain=plain, number=batch)
 
     def commit(self, session: eb.Session) -> bytes:
         """MAC over what was sent."""
@@ -155,4 +166,6 @@ class Sender:
     def close(self) -> None:
         """Gives up the bridge's account of the transfer."""
         self.stop()
+        if isinstance(self._plain, eb.Source):
+            self._plain.close()
         self._transfer.close()

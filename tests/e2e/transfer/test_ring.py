@@ -52,8 +52,11 @@ def sender(connect, ring_server) -> Client:
 
 
 def content(server: Server, region: str = "book") -> bytes:
-    with server.regions.by_name(region).read() as (view, _):
-        return bytes(view)
+    fd = server.regions.by_name(region).open_current()
+    try:
+        return os.pread(fd, SIZE, 0)
+    finally:
+        os.close(fd)
 
 
 def eventually(true, what: str) -> None:
@@ -322,6 +325,20 @@ def test_message_when_malformed_in_the_middle_ends_the_transfer(raw, kind, messa
     eventually(lambda: not ring_server._rings._links, "the ring is still open")
 
 
+def test_transfer_when_the_server_drains_is_told_to_go_elsewhere(ring_server, raw):
+    ring = raw()
+    ring.begin()
+    assert ring.answer()[0] == RESPONSE
+    assert not ring_server.gate.wait_idle(0)
+    ring_server.gate.drain(0)
+    ring.channel.put(eb.RECORDS_KIND, ring.seal(0), number=0, timeout_s=1)
+    assert ring.refusal() == "DRAINING"
+    assert ring_server.gate.wait_idle(10)
+    another = raw()
+    another.begin()
+    assert another.refusal() == "DRAINING"
+
+
 def test_client_when_it_stops_in_the_middle_is_given_up_and_the_region_is_free(ring_server, raw, sender):
     ring = raw()
     ring.begin()
@@ -430,14 +447,15 @@ def test_rings_when_all_are_in_use_leave_further_clients_to_grpc(ring_server, co
 
 def test_offer_when_changed_on_the_way_is_refused(connect, ring_server):
     client = connect(ring_server, ring=True)
-    honest = client._ring._open_ring
+    client.attest()
+    honest = client._open_ring
 
     def changed(request, **kw):
         offer = honest(request, **kw)
         offer.socket = "/tmp/elsewhere"
         return offer
 
-    client._ring._open_ring = changed
+    client._open_ring = changed
     with pytest.raises(TransferError) as caught:
         client.send("book", bytes(SIZE))
     assert caught.value.reason == "MAC"

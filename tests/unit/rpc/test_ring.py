@@ -9,6 +9,7 @@ import pytest
 
 import enclave_bridge as eb
 from pagegate.errors import ConfigError, TransferError
+from pagegate.rpc.admission import AdmissionLimits, Gate
 from pagegate.rpc.ring import MAX_CONTROL, READY, REQUEST, RingLink, decode_metadata, encode_metadata
 from pagegate.rpc.ring_client import fetch
 from pagegate.rpc.ring_server import RingServer
@@ -133,7 +134,9 @@ def test_fetch_when_what_comes_is_not_sealed_memory_of_the_size_offered_takes_no
 
 
 def ring_server(path: Path) -> RingServer:
-    return RingServer(path, lambda _requests, _context: iter(()), SessionTable(1), batch_pages=16)
+    return RingServer(
+        path, lambda _requests, _context: iter(()), SessionTable(1), Gate(AdmissionLimits()), batch_pages=16
+    )
 
 
 def test_socket_when_a_dead_server_left_it_is_taken_over(folder):
@@ -163,7 +166,11 @@ def test_socket_when_the_path_is_too_long_is_refused(folder):
 def test_server_when_a_batch_fits_no_ring_is_refused(folder):
     sessions = SessionTable(1)
     assert (
-        refusal(lambda: RingServer(folder / "s", lambda _r, _c: iter(()), sessions, batch_pages=1 << 20))
+        refusal(
+            lambda: RingServer(
+                folder / "s", lambda _r, _c: iter(()), sessions, Gate(AdmissionLimits()), batch_pages=1 << 20
+            )
+        )
         == "BATCH_TOO_LARGE"
     )
 
