@@ -326,7 +326,7 @@ def test_message_when_malformed_in_the_middle_ends_the_transfer(raw, kind, messa
 
 
 def test_transfer_when_the_server_drains_is_told_to_go_elsewhere(ring_server, raw):
-    ring = raw()
+    ring, another = raw(), raw()
     ring.begin()
     assert ring.answer()[0] == RESPONSE
     assert not ring_server.gate.wait_idle(0)
@@ -334,7 +334,6 @@ def test_transfer_when_the_server_drains_is_told_to_go_elsewhere(ring_server, ra
     ring.channel.put(eb.RECORDS_KIND, ring.seal(0), number=0, timeout_s=1)
     assert ring.refusal() == "DRAINING"
     assert ring_server.gate.wait_idle(10)
-    another = raw()
     another.begin()
     assert another.refusal() == "DRAINING"
 
