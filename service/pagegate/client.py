@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -28,6 +29,7 @@ from pagegate.rpc import codec
 from pagegate.rpc.codec import Batch
 from pagegate.rpc.errors import from_rpc_error
 from pagegate.rpc.retry import Retries
+from pagegate.rpc.ring_client import ClientRing, OpenRing
 from pagegate.rpc.spans import Batches, call_span
 from pagegate.rpc.tls import ClientTls
 from pagegate.telemetry import NO_TELEMETRY, TraceContext, Tracing
@@ -42,7 +44,17 @@ from pagegate.v1 import transfer_pb2 as pb
 _T = TypeVar("_T")
 _SERVICE = "/pagegate.v1.PageTransfer/"
 _RESUMABLE = frozenset(
-    {"PEER_UNAVAILABLE", "TRANSFER_TRUNCATED", "TRANSFER_IN_USE", "CANCELLED", "DRAINING", "BATCH_OUT_OF_ORDER"}
+    {
+        "PEER_UNAVAILABLE",
+        "TRANSFER_TRUNCATED",
+        "TRANSFER_IN_USE",
+        "CANCELLED",
+        "DRAINING",
+        "BATCH_OUT_OF_ORDER",
+        "RING_CLOSED",
+        "RING_CORRUPT",
+        "RING_TIMEOUT",
+    }
 )
 _ANOTHER_PIN = frozenset({"PEER_UNAVAILABLE", "TLS_BINDING"})
 _REATTEST = frozenset({"SESSION_UNKNOWN", "SESSION_EXPIRED", "SESSION_CLOSED", "EXHAUSTED", "EPOCH"})
@@ -109,9 +121,14 @@ class Client:
         telemetry: Tracing = NO_TELEMETRY,
         suites: Sequence[eb.Suite] = SUITES_DEFAULT,
         max_resumes: int = 8,
+        ring: bool | Path = False,
     ) -> None:
         """`target`: a gRPC target such as "host:7443". `regions`: what to ask for, "read", "write" or "read-write".
-        `tls`: the server certificate to accept; of several, each connection accepts one (ClientTls.pins)."""
+        `tls`: the server certificate to accept; of several, each connection accepts one (ClientTls.pins).
+
+        `ring`: send through shared memory where the server offers it and is on this host, else by gRPC; a path is
+        where the server's Unix socket is seen from here.
+        """
         self._platform = MeasuredPlatform(platform, telemetry, "client")
         self._appraiser = MeasuredAppraiser(appraiser, telemetry, "client")
         self._regions = {name: AccessMode(mode) for name, mode in regions.items()}
@@ -123,6 +140,7 @@ class Client:
         self._max_resumes = max_resumes
         self._established: Established | None = None
         self._target = target
+        self._ring = ClientRing(ring, self._bridge, telemetry)
         self._dial()
 
     def _dial(self) -> None:
@@ -139,6 +157,9 @@ class Client:
         )
         self._pages = self._channel.stream_stream(
             _SERVICE + "TransferPages", codec.encode, pb.TransferPagesResponse.FromString
+        )
+        self._open_ring: OpenRing = self._channel.unary_unary(
+            _SERVICE + "OpenRing", pb.OpenRingRequest.SerializeToString, pb.OpenRingResponse.FromString
         )
         self._get = self._channel.unary_stream(
             _SERVICE + "GetRegion", pb.GetRegionRequest.SerializeToString, codec.decode_region
@@ -294,6 +315,11 @@ class Client:
                 if not retries.pause(error):
                     raise
 
+    @property
+    def ring_in_use(self) -> bool:
+        """True when pages go through shared memory."""
+        return self._ring.in_use
+
     def _stream(self, sender: Sender, transfer: TraceContext | None) -> int:
         established = self.session
         with call_span(self._telemetry, _SERVICE[1:] + "TransferPages", "client") as span:
@@ -301,6 +327,7 @@ class Client:
 
     def _streamed(self, sender: Sender, established: Established, sealed: SealHook) -> int:
         session = established.session
+        ring = self._ring.of(established, self._open_ring)
         if sender.region != established.regions.get(sender.region.name):
             raise TransferError("REGION_NOT_GRANTED", f"region {sender.region.name} changed since the transfer began")
         failure: list[BaseException] = []
@@ -322,8 +349,9 @@ class Client:
                 if not begun.get():
                     return
                 count = -(-sender.pages // established.limits.max_batch_pages)
-                for number, records in sender.batches(established, sealed):
-                    yield Batch(records, number)
+                for number, records in sender.batches(established, sealed, ring):
+                    if records is not None:
+                        yield Batch(records, number)
                     count = number + 1
                 if count * established.limits.max_batch_pages >= sender.pages and not failure:
                     yield pb.TransferPagesRequest(
@@ -333,7 +361,8 @@ class Client:
                 failure.append(error)
                 call.cancel()
 
-        call = self._pages(requests(), metadata=self._telemetry.metadata())
+        carry = self._pages if ring is None else ring.pages
+        call = carry(requests(), metadata=self._telemetry.metadata())
         try:
             for response in call:
                 step = response.WhichOneof("step")
@@ -351,6 +380,10 @@ class Client:
             if failure:
                 raise failure[0] from error
             raise from_rpc_error(error) from error
+        except PagegateError as error:
+            # A server closes the ring of a transfer that it refuses. What is resumed goes on by gRPC.
+            self._ring.drop(ask_again=error.reason not in _RESUMABLE)
+            raise (failure[0] if failure and error.reason.startswith("RING_") else error) from None
         finally:
             sender.stop()
             begun.put(False)
@@ -500,6 +533,7 @@ class Client:
         return region
 
     def _drop_session(self) -> None:
+        self._ring.drop(ask_again=True)
         if self._established is not None:
             self._established.session.close()
             self._established = None
@@ -520,10 +554,10 @@ class Client:
         self.close()
 
 
-def _let_end(call: grpc.Call) -> None:
-    """Lets the server end a call that has done its work: cancelled, it would count among its failures."""
+def _let_end(call: object) -> None:
+    """Lets the server end a gRPC call that has done its work: cancelled, it would count among its failures."""
     ended = threading.Event()
-    if call.add_callback(ended.set):
+    if isinstance(call, grpc.Call) and call.add_callback(ended.set):
         ended.wait(_END_WITHIN_S)
 
 

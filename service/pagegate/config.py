@@ -201,6 +201,11 @@ class ServeConfig(PeerConfig):
     shadow_policy: Path | None = Field(
         None, description="Policy on trial: what it would decide otherwise is logged, and never obeyed."
     )
+    ring_socket: Path | None = Field(
+        None,
+        description="Unix socket that hands shared memory to attested peers on this host: sealed pages then cross "
+        "without gRPC. They may use it or not.",
+    )
     warn_days: float = Field(
         14.0, ge=0, description="Days before its own certificates or CRL expire that the server begins to warn."
     )

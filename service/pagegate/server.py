@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -28,6 +29,7 @@ from pagegate.rpc.admission import Admission, AdmissionLimits, Gate
 from pagegate.rpc.attestation import AttestationServicer
 from pagegate.rpc.events import Observer, ServerEvent, ignore
 from pagegate.rpc.pace import Watchdog
+from pagegate.rpc.ring_server import RingServer
 from pagegate.rpc.tls import ServerTls, TlsInForce
 from pagegate.telemetry import NO_TELEMETRY, Tracing
 from pagegate.transfer.protection import GuardMaker
@@ -80,6 +82,8 @@ class ServerOptions:
     """Seconds for which a replaced certificate is attested to connections that were opened with it."""
     health_listen: str | None = None
     """Address and port of a plain-text port with the health service alone; None for none."""
+    ring_socket: Path | None = None
+    """Unix socket that hands shared memory to peers on this host; None offers none."""
 
 
 def _guards_for(regions: int, streams: int) -> int:
@@ -141,18 +145,25 @@ class Server:
             timeout_s=options.handshake_timeout_s,
         )
         attestation_pb2_grpc.add_AttestationServicer_to_server(self.attestation, self._grpc)
-        rpc_transfer.add_to_server(
-            rpc_transfer.PageTransferServicer(
-                self.bridge, self.regions, self.sessions, self._registry, telemetry, observer, self.traffic
-            ),
-            self._grpc,
+        pages = rpc_transfer.PageTransferServicer(
+            self.bridge, self.regions, self.sessions, self._registry, telemetry, observer, self.traffic
         )
+        rpc_transfer.add_to_server(pages, self._grpc)
         # The blocking form: the interceptor paces and counts it as it does every call.
         self._health = health.HealthServicer(experimental_non_blocking=False)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
         self.port = self._bind(options)
         self._probes = self._probe_server(options.health_listen) if options.health_listen else None
+        if options.ring_socket is not None:
+            pages.rings = RingServer(
+                options.ring_socket,
+                pages.transfer_pages,
+                self.sessions,
+                self.gate,
+                batch_pages=options.limits.max_batch_pages,
+            )
+        self._rings = pages.rings
         self._stopping = threading.Lock()
 
     def _settings(self) -> ServerSettings:
@@ -211,6 +222,8 @@ class Server:
             self._observer(ServerEvent("start", region.spec.name, {"generation": region.generation}))
         self._watchdog.start()
         self._grpc.start()
+        if self._rings is not None:
+            self._rings.start()
         if self._probes is not None:
             self._probes.start()
         for service in ("", READINESS, *_SERVICES):
@@ -281,6 +294,8 @@ class Server:
             idle = self.finish(grace_s, hurry)
             # A call that has ended still has to tell its peer so.
             self._grpc.stop(_LAST_WORDS_S if idle else 0.0).wait()
+            if self._rings is not None:
+                self._rings.close()
             self._watchdog.stop()
             self._readers.shutdown(wait=False)
             if self._probes is not None:

@@ -14,8 +14,9 @@ import enclave_bridge as eb
 from pagegate.errors import PagegateError, TransferError
 from pagegate.evidence.model import AccessMode
 from pagegate.rpc import codec, errors
-from pagegate.rpc.codec import Batch
+from pagegate.rpc.codec import Batch, RingBatch
 from pagegate.rpc.events import Observer, ServerEvent, trace_id
+from pagegate.rpc.ring_server import RingServer
 from pagegate.rpc.spans import Batches, call_span
 from pagegate.telemetry import Span, TraceContext, Tracing
 from pagegate.transfer import macs
@@ -33,7 +34,7 @@ _ACK_EVERY = 4
 _MAX_BAD_RANGES = 256
 # Where a record names its region (docs/protocol.md, page record); the bridge checks it again.
 _REGION_FIELD = slice(32, 36)
-_Requests = Iterator["pb.TransferPagesRequest | Batch"]
+_Requests = Iterator["pb.TransferPagesRequest | Batch | RingBatch"]
 
 
 class PageTransferServicer:
@@ -56,6 +57,8 @@ class PageTransferServicer:
         self._telemetry = telemetry
         self._observer = observer
         self._traffic = traffic
+        self.rings: RingServer | None = None
+        """Hands out shared memory; None: none is offered."""
 
     # ---- TransferPage -------------------------------------------------------------
 
@@ -125,7 +128,7 @@ class PageTransferServicer:
         limits = live.established.limits
         session = live.established.session
         for message in _until_broken(requests):
-            if isinstance(message, Batch):
+            if isinstance(message, Batch | RingBatch):
                 if len(message.records) > limits.max_batch_pages * eb.RECORD_SIZE:
                     raise TransferError(
                         "BATCH_TOO_LARGE",
@@ -282,6 +285,25 @@ class PageTransferServicer:
             )
         )
 
+    # ---- OpenRing -----------------------------------------------------------------------
+
+    def open_ring(self, request: pb.OpenRingRequest, context: grpc.ServicerContext) -> pb.OpenRingResponse:
+        """Offers shared memory to the session's peer; an empty offer where there is none."""
+        with self._call("OpenRing", context):
+            live = self._sessions.get(request.session_id)
+            session = live.established.session
+            with transfer_faults():
+                session.check_mac(eb.MacPurpose.CONTROL, macs.ring(request.nonce), request.mac)
+            response = pb.OpenRingResponse()
+            if self.rings is not None:
+                offer = self.rings.offer(request.session_id)
+                response = pb.OpenRingResponse(socket=offer.socket, token=offer.token, capacity=offer.capacity)
+            response.mac = session.mac(
+                eb.MacPurpose.CONTROL,
+                macs.ring_offer(request.nonce, response.token, response.capacity, response.socket),
+            )
+            return response
+
     # ---- shared -----------------------------------------------------------------------
 
     def _region(self, live: LiveSession, number: int, mode: AccessMode) -> Region:
@@ -362,7 +384,7 @@ def _until_broken(requests: _Requests) -> _Requests:
 
 def _begin(requests: _Requests) -> pb.TransferBegin:
     for message in _until_broken(requests):
-        if not isinstance(message, Batch) and message.WhichOneof("step") == "begin":
+        if not isinstance(message, Batch | RingBatch) and message.WhichOneof("step") == "begin":
             return message.begin
         raise TransferError("OUT_OF_ORDER", "a transfer starts with begin")
     raise TransferError("TRANSFER_TRUNCATED", "the stream ended before its begin")
@@ -380,6 +402,11 @@ def add_to_server(servicer: PageTransferServicer, server: grpc.Server) -> None:
             servicer.transfer_pages,
             request_deserializer=codec.decode_request,
             response_serializer=pb.TransferPagesResponse.SerializeToString,
+        ),
+        "OpenRing": grpc.unary_unary_rpc_method_handler(
+            servicer.open_ring,
+            request_deserializer=pb.OpenRingRequest.FromString,
+            response_serializer=pb.OpenRingResponse.SerializeToString,
         ),
         "GetRegion": grpc.unary_stream_rpc_method_handler(
             servicer.get_region,
