@@ -124,7 +124,7 @@ static void test_every_kernel_of_this_cpu_works_inside(void) {
   const char *names[] = {"avx512", "vaes256", "aesni", "openssl", "none such"};
   unsigned worked = 0;
   for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-    const eb_bridge_options options = {4, 4, names[i]};
+    const eb_bridge_options options = {.max_sessions = 4, .max_handshakes = 4, .gcm_kernel = names[i]};
     eb_bridge *bridge = NULL;
     eb_bridge_info info;
     eb_status status = eb_bridge_open(&options, &bridge); /* with its self-test */

@@ -68,7 +68,7 @@ static eb_status usable(const eb_bridge *bridge) { return bridge->opener == getp
 /* ---- bridge -------------------------------------------------------------------------------- */
 
 eb_status eb_bridge_open(const eb_bridge_options *options, eb_bridge **bridge) {
-  const eb_bridge_options defaults = {256, 64, NULL};
+  const eb_bridge_options defaults = {.max_sessions = 256, .max_handshakes = 64};
   eb_status status = EB_OK;
   eb_bridge *made = NULL;
   int returned = 0;
