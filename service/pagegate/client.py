@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeVar
@@ -39,6 +40,7 @@ from pagegate.v1 import transfer_pb2 as pb
 
 _T = TypeVar("_T")
 _SERVICE = "/pagegate.v1.PageTransfer/"
+_ATTEST = "/pagegate.v1.Attestation/Attest"
 _RESUMABLE = frozenset(
     {"PEER_UNAVAILABLE", "TRANSFER_TRUNCATED", "TRANSFER_IN_USE", "CANCELLED", "DRAINING", "BATCH_OUT_OF_ORDER"}
 )
@@ -200,19 +202,20 @@ class Client:
             wait_for_ready=False,
         )
         try:
-            answer = _next(call, "server_evidence").server_evidence
-            with self._telemetry.span("pagegate.client.appraise"):
-                proof = handshake.prove(answer.server_hello, answer.evidence)
-            outgoing.put(
-                att.AttestRequest(
-                    client_evidence=att.ClientEvidence(evidence=proof.evidence, client_finished=proof.finished)
+            with _timed(self._telemetry, _ATTEST):
+                answer = _next(call, "server_evidence").server_evidence
+                with self._telemetry.span("pagegate.client.appraise"):
+                    proof = handshake.prove(answer.server_hello, answer.evidence)
+                outgoing.put(
+                    att.AttestRequest(
+                        client_evidence=att.ClientEvidence(evidence=proof.evidence, client_finished=proof.finished)
+                    )
                 )
-            )
-            finished = _next(call, "server_finished").server_finished
-            established = handshake.establish(finished.parameters, finished.server_finished)
-            outgoing.put(None)
-            _let_end(call)
-            return established
+                finished = _next(call, "server_finished").server_finished
+                established = handshake.establish(finished.parameters, finished.server_finished)
+                outgoing.put(None)
+                _let_end(call)
+                return established
         except grpc.RpcError as error:
             raise from_rpc_error(error, HandshakeError) from error
         finally:
@@ -316,17 +319,18 @@ class Client:
 
         call = self._pages(requests(), metadata=self._telemetry.metadata())
         try:
-            for response in call:
-                step = response.WhichOneof("step")
-                if step == "begun":
-                    sender.resume(response.begun.resume_at_batch, established.limits.max_batch_pages)
-                    begun.put(True)
-                elif step == "ack":
-                    sender.acknowledged(established, response.ack.batches, response.ack.receipt)
-                elif step == "committed":
-                    sender.committed(session, response.committed.generation, response.committed.receipt)
-                    _let_end(call)
-                    return int(response.committed.generation)
+            with _timed(self._telemetry, _SERVICE + "TransferPages"):
+                for response in call:
+                    step = response.WhichOneof("step")
+                    if step == "begun":
+                        sender.resume(response.begun.resume_at_batch, established.limits.max_batch_pages)
+                        begun.put(True)
+                    elif step == "ack":
+                        sender.acknowledged(established, response.ack.batches, response.ack.receipt)
+                    elif step == "committed":
+                        sender.committed(session, response.committed.generation, response.committed.receipt)
+                        _let_end(call)
+                        return int(response.committed.generation)
             raise TransferError("TRANSFER_TRUNCATED", "the server ended the stream before it committed")
         except grpc.RpcError as error:
             if failure:
@@ -348,10 +352,11 @@ class Client:
             session = self.session
             with transfer_faults():
                 record, _ = session.session.seal(None, region=granted.number, first_gpa=gpa, plain=view)
-            response = self._page(
-                pb.TransferPageRequest(session_id=session.session_id, record=record),
-                metadata=self._telemetry.metadata(),
-            )
+            with _timed(self._telemetry, _SERVICE + "TransferPage"):
+                response = self._page(
+                    pb.TransferPageRequest(session_id=session.session_id, record=record),
+                    metadata=self._telemetry.metadata(),
+                )
             with transfer_faults():
                 session.session.check_mac(
                     eb.MacPurpose.RECEIPT, macs.page(record[-eb.TAG_SIZE :], response.generation), response.receipt
@@ -387,6 +392,7 @@ class Client:
         generation = -1
         with (
             transfer_faults(),
+            _timed(self._telemetry, _SERVICE + "GetRegion"),
             self._bridge.transfer(
                 transfer_id, region=granted.number, base_gpa=granted.base_gpa, pages=granted.pages
             ) as transfer,
@@ -462,6 +468,20 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@contextmanager
+def _timed(telemetry: Tracing, method: str) -> Iterator[None]:
+    """Measures one call as this side sees it."""
+    started, status = time.monotonic(), "OK"
+    try:
+        yield
+    except grpc.RpcError as error:
+        status = error.code().name if isinstance(error, grpc.Call) else "UNKNOWN"
+        raise
+    finally:
+        labels = {**rpc_attributes(method), "rpc.response.status_code": status}
+        telemetry.record("rpc.client.call.duration", time.monotonic() - started, labels)
 
 
 def _let_end(call: grpc.Call) -> None:

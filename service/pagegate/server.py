@@ -23,6 +23,7 @@ from pagegate.handshake.server import ServerHandshake, ServerSettings
 from pagegate.platforms.model import Platform
 from pagegate.rpc import transfer as rpc_transfer
 from pagegate.rpc.admission import Admission, AdmissionLimits, Gate
+from pagegate.rpc.appraisal import MeasuredAppraiser
 from pagegate.rpc.attestation import AttestationServicer
 from pagegate.rpc.events import Observer, ServerEvent, ignore
 from pagegate.rpc.pace import Watchdog
@@ -94,7 +95,8 @@ class Server:
         self.options = options = options or ServerOptions()
         self.started_at = time.time()
         self._observer = observer
-        self._appraiser = appraiser
+        self._telemetry = telemetry
+        self._appraiser: Appraiser = MeasuredAppraiser(appraiser, telemetry)
         self.platform = platform
         self.traffic = Traffic()
         self.bridge = eb.Bridge(max_sessions=options.max_sessions, max_handshakes=options.max_handshakes + 1)
@@ -211,7 +213,7 @@ class Server:
 
     def reappraise(self, appraiser: Appraiser, judge: Reappraise) -> int:
         """Puts a new policy in force: open sessions that it would not admit are closed. Returns how many."""
-        self._appraiser = appraiser
+        self._appraiser = MeasuredAppraiser(appraiser, self._telemetry)
         closed = 0
         for live in self.sessions:
             verdict = judge(live.verdict, datetime.now(UTC))

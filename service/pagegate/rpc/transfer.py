@@ -220,6 +220,7 @@ class PageTransferServicer:
                     sent = {"pagegate.direction": "out", "pagegate.region": spec.name}
                     self._telemetry.count("pagegate.pages", count, sent)
                     self._telemetry.count("pagegate.bytes", count * eb.PAGE_SIZE, sent)
+                    self._measured("out", "seal", result)
                     live.pages_out += count
                     self._traffic.add(sent=count * eb.PAGE_SIZE)
                     self._telemetry.timed_span(
@@ -260,6 +261,12 @@ class PageTransferServicer:
         self._telemetry.timed_span(
             "pagegate.bridge.open", nanoseconds=result.nanoseconds, attributes={"pagegate.pages": result.pages}
         )
+        self._measured("in", "open", result)
+
+    def _measured(self, direction: str, operation: str, result: eb.OpenResult | eb.SealResult) -> None:
+        self._telemetry.record("pagegate.batch.size", result.pages, {"pagegate.direction": direction})
+        labels = {"pagegate.bridge.operation": operation}
+        self._telemetry.record("pagegate.bridge.duration", result.nanoseconds / 1e9, labels)
 
     @contextmanager
     def _call(self, method: str, context: grpc.ServicerContext) -> Iterator[Span]:
