@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -18,17 +19,20 @@ from grpc_reflection.v1alpha import reflection
 import enclave_bridge as eb
 from pagegate.errors import ConfigError
 from pagegate.evidence.model import Appraiser, Verdict
+from pagegate.handshake.measured import MeasuredAppraiser, MeasuredPlatform
 from pagegate.handshake.model import HANDSHAKE_TIMEOUT_S, SUITES_DEFAULT, Limits
 from pagegate.handshake.server import ServerHandshake, ServerSettings
 from pagegate.platforms.model import Platform
+from pagegate.platforms.sealing import SealingSource
 from pagegate.rpc import transfer as rpc_transfer
 from pagegate.rpc.admission import Admission, AdmissionLimits, Gate
-from pagegate.rpc.appraisal import MeasuredAppraiser
 from pagegate.rpc.attestation import AttestationServicer
 from pagegate.rpc.events import Observer, ServerEvent, ignore
 from pagegate.rpc.pace import Watchdog
+from pagegate.rpc.ring_server import RingServer
 from pagegate.rpc.tls import ServerTls, TlsInForce
 from pagegate.telemetry import NO_TELEMETRY, Tracing
+from pagegate.transfer.protection import GuardMaker
 from pagegate.transfer.region import RegionSpec, RegionTable
 from pagegate.transfer.registry import TransferRegistry
 from pagegate.transfer.session import SessionTable
@@ -72,10 +76,20 @@ class ServerOptions:
     stale_transfer_s: float = 30.0
     """Seconds after which a broken transfer loses its region to another writer."""
     tls: ServerTls | None = None
+    sealing: SealingSource | None = None
+    """Where the key comes from that page MACs of file-backed regions are kept under; None leaves those without."""
     tls_overlap_s: float = 3600.0
     """Seconds for which a replaced certificate is attested to connections that were opened with it."""
     health_listen: str | None = None
     """Address and port of a plain-text port with the health service alone; None for none."""
+    ring_socket: Path | None = None
+    """Unix socket that hands shared memory to peers on this host; None offers none."""
+
+
+def _guards_for(regions: int, streams: int) -> int:
+    """Each region has the guard of its committed and of its staged generation, two for a moment at a renewal; a read
+    may keep that of a former one; a sealing key takes a slot, and another while it is made."""
+    return min(65536, 3 * regions + streams + 2)
 
 
 class Server:
@@ -95,12 +109,15 @@ class Server:
         self.options = options = options or ServerOptions()
         self.started_at = time.time()
         self._observer = observer
-        self._telemetry = telemetry
-        self._appraiser: Appraiser = MeasuredAppraiser(appraiser, telemetry)
+        self._appraiser = appraiser
         self.platform = platform
         self.traffic = Traffic()
-        self.bridge = eb.Bridge(max_sessions=options.max_sessions, max_handshakes=options.max_handshakes + 1)
-        self.regions = RegionTable(regions)
+        self.bridge = eb.Bridge(
+            max_sessions=options.max_sessions,
+            max_handshakes=options.max_handshakes + 1,
+            max_guards=_guards_for(len(regions), options.admission.threads),
+        )
+        self.regions = RegionTable(regions, GuardMaker(self.bridge, options.sealing))
         self.sessions = SessionTable(options.max_sessions)
         self._registry = TransferRegistry(self.bridge, stale_after_s=options.stale_transfer_s)
         self.gate = Gate(options.admission)
@@ -114,7 +131,13 @@ class Server:
             options=_channel_options(options),
         )
         self.attestation = AttestationServicer(
-            lambda: ServerHandshake(self.bridge, platform, self._appraiser, self.regions, self._settings()),
+            lambda: ServerHandshake(
+                self.bridge,
+                MeasuredPlatform(platform, telemetry, "server"),
+                MeasuredAppraiser(self._appraiser, telemetry, "server"),
+                self.regions,
+                self._settings(),
+            ),
             self.sessions,
             telemetry,
             observer,
@@ -122,18 +145,25 @@ class Server:
             timeout_s=options.handshake_timeout_s,
         )
         attestation_pb2_grpc.add_AttestationServicer_to_server(self.attestation, self._grpc)
-        rpc_transfer.add_to_server(
-            rpc_transfer.PageTransferServicer(
-                self.bridge, self.regions, self.sessions, self._registry, telemetry, observer, self.traffic
-            ),
-            self._grpc,
+        pages = rpc_transfer.PageTransferServicer(
+            self.bridge, self.regions, self.sessions, self._registry, telemetry, observer, self.traffic
         )
+        rpc_transfer.add_to_server(pages, self._grpc)
         # The blocking form: the interceptor paces and counts it as it does every call.
         self._health = health.HealthServicer(experimental_non_blocking=False)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
         self.port = self._bind(options)
         self._probes = self._probe_server(options.health_listen) if options.health_listen else None
+        if options.ring_socket is not None:
+            pages.rings = RingServer(
+                options.ring_socket,
+                pages.transfer_pages,
+                self.sessions,
+                self.gate,
+                batch_pages=options.limits.max_batch_pages,
+            )
+        self._rings = pages.rings
         self._stopping = threading.Lock()
 
     def _settings(self) -> ServerSettings:
@@ -192,6 +222,8 @@ class Server:
             self._observer(ServerEvent("start", region.spec.name, {"generation": region.generation}))
         self._watchdog.start()
         self._grpc.start()
+        if self._rings is not None:
+            self._rings.start()
         if self._probes is not None:
             self._probes.start()
         for service in ("", READINESS, *_SERVICES):
@@ -213,7 +245,7 @@ class Server:
 
     def reappraise(self, appraiser: Appraiser, judge: Reappraise) -> int:
         """Puts a new policy in force: open sessions that it would not admit are closed. Returns how many."""
-        self._appraiser = MeasuredAppraiser(appraiser, self._telemetry)
+        self._appraiser = appraiser
         closed = 0
         for live in self.sessions:
             verdict = judge(live.verdict, datetime.now(UTC))
@@ -262,6 +294,8 @@ class Server:
             idle = self.finish(grace_s, hurry)
             # A call that has ended still has to tell its peer so.
             self._grpc.stop(_LAST_WORDS_S if idle else 0.0).wait()
+            if self._rings is not None:
+                self._rings.close()
             self._watchdog.stop()
             self._readers.shutdown(wait=False)
             if self._probes is not None:

@@ -158,7 +158,13 @@ def _open_audit(config: ServeConfig) -> AuditLog | None:
     if not config.audit:
         return None
     config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return AuditLog.open(config.state / "audit.sqlite", signing_key_path=config.state / "audit.key")
+    own_key = config.state / "audit.key"
+    return AuditLog.open(
+        config.audit_url or config.state / "audit.sqlite",
+        signing_key_path=config.audit_key or own_key,
+        # Beside this server's own state, also when the key is a secret that it can only read.
+        head_path=own_key.with_name("audit.key.head"),
+    )
 
 
 def _audit_event(audit: AuditLog, memory: EventMemory, event: ServerEvent) -> None:
