@@ -14,6 +14,7 @@ from .channel import (
     format_channel,
 )
 from .errors import BridgeStatusError, StatusInfo, all_statuses, status_info
+from .guards import Guard, PageRange, Sealing, SealingError, SnpFailure, TamperedPageError, Verification
 from .handles import Bridge, Handshake, Session, Source, Transfer, parse_header
 from .results import (
     BINDING_SIZE,
@@ -50,18 +51,25 @@ __all__ = [
     "Channel",
     "ChannelMessage",
     "ChannelRecords",
+    "Guard",
     "Handshake",
     "MacPurpose",
     "OpenResult",
+    "PageRange",
     "RecordHeader",
     "Role",
     "SealResult",
+    "Sealing",
+    "SealingError",
     "Session",
     "SessionStats",
+    "SnpFailure",
     "Source",
     "StatusInfo",
     "Suite",
+    "TamperedPageError",
     "Transfer",
+    "Verification",
     "all_statuses",
     "channel_capacity",
     "create_channel",

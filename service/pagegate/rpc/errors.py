@@ -53,6 +53,7 @@ STATUS_OF_REASON: dict[str, grpc.StatusCode] = {
     "REGION_BUSY": grpc.StatusCode.ABORTED,
     "REGION_IO": grpc.StatusCode.INTERNAL,
     "REGION_SIZE": grpc.StatusCode.FAILED_PRECONDITION,
+    "REGION_UNPROTECTED": grpc.StatusCode.FAILED_PRECONDITION,
     # pages and transfers
     "TAMPERED": grpc.StatusCode.DATA_LOSS,
     "REPLAYED": grpc.StatusCode.ALREADY_EXISTS,

@@ -28,7 +28,6 @@ from pagegate.v1 import transfer_pb2 as pb
 _log = logging.getLogger(__name__)
 _CONNECT_S = 5.0
 _OFFER_S = 10.0
-_NONCE_SIZE = 16
 
 
 OpenRing: TypeAlias = "grpc.UnaryUnaryMultiCallable[Any, pb.OpenRingResponse]"
@@ -60,7 +59,7 @@ class ClientRing:
 
     def _ask(self, established: Established, open_ring: OpenRing) -> ClientLink | None:
         session = established.session
-        nonce = self._bridge.random(_NONCE_SIZE)
+        nonce = self._bridge.random(macs.NONCE_SIZE)
         with transfer_faults():
             request = pb.OpenRingRequest(
                 session_id=established.session_id, nonce=nonce, mac=session.mac(eb.MacPurpose.CONTROL, macs.ring(nonce))
@@ -136,7 +135,6 @@ class RingCall:
         self._complete = False
         self._broken = threading.Event()
         self._writer = threading.Thread(target=self._write, args=(requests, metadata), daemon=True)
-        self._writer.start()
 
     def _write(
         self, requests: Iterator[pb.TransferPagesRequest | Batch], metadata: tuple[tuple[str, str | bytes], ...]
@@ -152,7 +150,8 @@ class RingCall:
             self._broken.set()
 
     def __iter__(self) -> Iterator[pb.TransferPagesResponse]:
-        """Raises TransferError: the server's refusal, or RING_CLOSED and the like."""
+        """Begins to send. Raises TransferError: the server's refusal, or RING_CLOSED and the like."""
+        self._writer.start()
         while True:
             try:
                 message = self._link.next(0.25)

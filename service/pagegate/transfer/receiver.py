@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import enclave_bridge as eb
 from pagegate.errors import TransferError
+from pagegate.telemetry import TraceContext
 from pagegate.transfer import macs
 from pagegate.transfer.faults import transfer_faults
 from pagegate.transfer.region import Region
@@ -53,6 +54,8 @@ class Receiver:
         self.delta = delta
         self.batches = 0
         self.receipt: Receipt | None = None
+        self.began: TraceContext | None = None
+        """The hop in which the first stream of this transfer ran; None without telemetry."""
         self.touched_at = time.monotonic()
         self._lock = threading.Lock()
         self._transfer = region.begin(bridge, transfer_id, delta=delta)

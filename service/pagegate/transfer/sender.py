@@ -47,7 +47,6 @@ class Sender:
         first_gpa: int | None = None,
         delta: bool = False,
         progress: Progress | None = None,
-        sealed: SealHook | None = None,
     ) -> None:
         """Raises TransferError OUT_OF_RANGE when the source does not fit the region."""
         start = region.base_gpa if first_gpa is None else first_gpa
@@ -66,7 +65,6 @@ class Sender:
         self._plain = source.open(bridge) if isinstance(source, FileSource) else source
         self._first_gpa = start
         self._progress = progress
-        self._sealed = sealed
         self._transfer = bridge.transfer(
             self.transfer_id, region=region.number, base_gpa=region.base_gpa, pages=region.pages
         )
@@ -87,7 +85,9 @@ class Sender:
             self._acked = batches
             self._stopped = False
 
-    def batches(self, established: Established, sink: PageSink | None = None) -> Iterator[tuple[int, bytes | None]]:
+    def batches(
+        self, established: Established, sealed: SealHook | None = None, sink: PageSink | None = None
+    ) -> Iterator[tuple[int, bytes | None]]:
         """Sealed batches from where the server is, at most `max_batches_in_flight` ahead of it.
 
         With a sink they are sealed into it; what is yielded is then None, and already on its way.
@@ -103,8 +103,8 @@ class Sender:
             first = number * step
             count = min(step, self.pages - first)
             records, result = self._seal(established.session, first, count, number, sink)
-            if self._sealed is not None:
-                self._sealed(count, result.nanoseconds)
+            if sealed is not None:
+                sealed(count, result.nanoseconds)
             yield number, records
 
     def _seal(
