@@ -127,7 +127,7 @@ class Client:
         `tls`: the server certificate to accept; of several, each connection accepts one (ClientTls.pins).
 
         `ring`: send through shared memory where the server offers it and is on this host, else by gRPC; a path is
-        where the server's Unix socket is seen from here.
+        where the server's Unix socket, or the file or device that both machines map, is seen from here.
         """
         self._platform = MeasuredPlatform(platform, telemetry, "client")
         self._appraiser = MeasuredAppraiser(appraiser, telemetry, "client")

@@ -15,11 +15,12 @@ from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 
 import enclave_bridge as eb
-from pagegate.errors import PagegateError, TransferError
+from pagegate.errors import ConfigError, PagegateError, TransferError
 from pagegate.handshake.model import Established
 from pagegate.rpc import errors
 from pagegate.rpc.codec import Batch
 from pagegate.rpc.ring import METADATA, READY, REFUSED, REQUEST, RESPONSE, RingLink, encode_metadata
+from pagegate.rpc.ring_file import open_file
 from pagegate.telemetry import Tracing
 from pagegate.transfer import macs
 from pagegate.transfer.faults import transfer_faults
@@ -38,7 +39,7 @@ class ClientRing:
     """The shared memory of a client's session, if the server offers it and is on this host. It is asked once a session."""
 
     def __init__(self, wanted: bool | Path, bridge: eb.Bridge, telemetry: Tracing) -> None:
-        """`wanted`: a path is where the server's socket is seen from here."""
+        """`wanted`: a path is where the server's socket, or the file that both map, is seen from here."""
         self._wanted = wanted
         self._bridge = bridge
         self._telemetry = telemetry
@@ -74,8 +75,10 @@ class ClientRing:
             session.check_mac(
                 eb.MacPurpose.CONTROL, macs.ring_offer(nonce, offer.token, offer.capacity, offer.socket), offer.mac
             )
-        if not offer.socket:
+        if not offer.capacity:
             return None
+        if not offer.socket:
+            return _in_file(self._wanted, offer.capacity)
         return fetch(self._wanted if isinstance(self._wanted, Path) else Path(offer.socket), offer)
 
     def drop(self, *, ask_again: bool) -> None:
@@ -97,6 +100,20 @@ class ClientLink(RingLink):
     ) -> RingCall:
         """One transfer."""
         return RingCall(self, requests, metadata)
+
+
+def _in_file(wanted: bool | Path, capacity: int) -> ClientLink | None:
+    """The ring in the file or device that this side's operator named."""
+    if not isinstance(wanted, Path):
+        _log.info("the server offers a ring in a file that both machines map; say which one it is here")
+        return None
+    fd = open_file(wanted)
+    try:
+        return ClientLink(eb.Channel(fd, capacity, role=eb.Role.CLIENT, named=True), None)
+    except eb.BridgeStatusError as error:
+        raise ConfigError("RING_FILE", f"{wanted} is not the memory that the server uses: {error}") from error
+    finally:
+        os.close(fd)
 
 
 def fetch(path: Path, offer: pb.OpenRingResponse) -> ClientLink | None:
