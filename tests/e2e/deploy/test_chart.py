@@ -65,6 +65,19 @@ def test_chart_when_a_custom_resource_is_asked_for_has_a_schema_that_refuses_a_t
         jsonschema.validate({**manifest, "spec": {**manifest["spec"], "typo": 1}}, schema)
 
 
+def test_chart_when_linted_strictly_has_no_finding(tool):
+    done = tool("helm", "lint", "--strict", CHART, "-f", VALUES / "ec2.yaml", f"--kube-version={KUBERNETES}.0")
+    assert done.returncode == 0, done.stdout
+
+
+def test_chart_when_packaged_renders_the_same(tool, helm, tmp_path: Path):
+    # Alerts and dashboards are links out of the chart's folder: the package must hold what they lead to.
+    assert tool("helm", "package", CHART, "--destination", tmp_path).returncode == 0
+    (package,) = tmp_path.glob("*.tgz")
+    everything = ("-f", VALUES / "bare-metal.yaml", f"--kube-version={KUBERNETES}.0", "--namespace=ns")
+    assert tool("helm", "template", "t", package, *everything).stdout == helm("-f", VALUES / "bare-metal.yaml").stdout
+
+
 def test_sites_when_listed_are_those_that_are_tested():
     assert sorted(path.stem for path in VALUES.glob("*.yaml")) == sorted(SITES)
 
