@@ -56,6 +56,18 @@ class Collector:
             for metric in scope["metrics"]
         }
 
+    def exemplars(self) -> dict[str, set[str]]:
+        """Trace ids by metric, from the exemplars of its data points."""
+        found: dict[str, set[str]] = {}
+        for line in self._lines():
+            for group in line.get("resourceMetrics", []):
+                for scope in group["scopeMetrics"]:
+                    for metric in scope["metrics"]:
+                        for point in metric.get("histogram", {}).get("dataPoints", []):
+                            traces = {one["traceId"] for one in point.get("exemplars", [])}
+                            found.setdefault(metric["name"], set()).update(traces)
+        return found
+
     def _lines(self) -> list[dict[str, Any]]:
         text = self.file.read_text(encoding="utf-8") if self.file.exists() else ""
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
