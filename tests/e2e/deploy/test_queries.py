@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pagegate.client import Client
 from pagegate.errors import HandshakeError
 from pagegate.host.events import parse_line
-from pagegate.operate.kernel import report
+from pagegate.operate.kernel import measured
 from pagegate.rpc.tls import ClientTls
 from pagegate.telemetry import Telemetry, TelemetrySettings
 from support.appraiser import appraiser_for
@@ -82,7 +82,8 @@ def targets(render, simulated_root, tmp_path_factory) -> Iterator[dict[str, str]
         try:
             event = parse_line(f"<3>1,2,3,-;{FAULT}")
             assert event is not None
-            report(event, kernel)
+            with measured(event, kernel):
+                pass
 
             def client(label: str) -> Client:
                 return Client(
