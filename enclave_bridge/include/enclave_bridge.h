@@ -82,6 +82,7 @@ typedef struct eb_bridge eb_bridge;
 typedef struct eb_handshake eb_handshake;
 typedef struct eb_session eb_session;
 typedef struct eb_transfer eb_transfer;
+typedef struct eb_channel eb_channel;
 typedef struct eb_source eb_source;
 typedef struct eb_sealing eb_sealing;
 typedef struct eb_guard eb_guard;
@@ -387,6 +388,70 @@ EB_API EB_MUST_USE eb_status eb_guard_journal(eb_guard *guard, int table_fd, uin
 /* New keys and MACs for the same pages, each verified first. Reads wait. EB_ERR_TAMPERED: *bad_page does not
  * verify, nothing has changed. Save it before eb_guard_journal. */
 EB_API EB_MUST_USE eb_status eb_guard_renew(eb_guard *guard, uint64_t generation, uint64_t *bad_page);
+/* ---- channel: sealed pages through shared memory --------------------------------------- */
+
+/* Two rings, one a direction, in memory that two processes share (src/ring.h). Neither trusts the
+ * other: what is in the memory is no more believed than what comes from a socket. Messages are
+ * records, sealed straight into the ring and opened straight out of it, or anything of the caller's. A
+ * channel holds no secret, so it may be in a process without a bridge (which puts and takes records).
+ *
+ * One thread at a time sends and one receives on a channel; they may be different ones. Any thread may
+ * close. Deadlines are CLOCK_MONOTONIC nanoseconds, past ones (0) mean not to wait. Every call but
+ * _free can return EB_ERR_RING_CLOSED, EB_ERR_RING_CORRUPT, EB_ERR_RING_TIMEOUT and EB_ERR_FORKED. */
+
+#define EB_CHANNEL_MIN_CAPACITY 4096u    /* bytes a direction, a power of two */
+#define EB_CHANNEL_MAX_CAPACITY 67108864u
+#define EB_CHANNEL_RECORDS 1u            /* kind of a message of page records; all others are the caller's */
+
+typedef enum {
+  /* A memfd that can no longer shrink: what a peer hands over. Anything else is refused, since a peer
+   * that cuts the file would kill this process. */
+  EB_CHANNEL_SEALED = 1,
+  /* A file or device that this side's operator names (an ivshmem BAR). No seals; the peer may be in another
+   * virtual machine, where no futex reaches it, so a waiting end looks again every 50 us. */
+  EB_CHANNEL_NAMED = 2,
+} eb_channel_memory;
+
+typedef struct {
+  uint32_t kind;
+  uint64_t number; /* as the sender gave it */
+  size_t len;      /* without kind and number */
+} eb_channel_message;
+
+/* Shared bytes of a channel; 0 for a capacity that is not allowed. */
+EB_API size_t eb_channel_bytes(size_t capacity);
+/* The longest message: half the capacity, less what frames it. */
+EB_API size_t eb_channel_max_message(size_t capacity);
+/* A new memfd with an empty channel, sealed (F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_SEAL). The caller closes it.
+ * EB_ERR_ARGUMENT, EB_ERR_RING_MEMORY. */
+EB_API EB_MUST_USE eb_status eb_channel_create(size_t capacity, int *fd);
+/* Makes an empty channel at the start of a file or device; by one side, before either attaches. */
+EB_API EB_MUST_USE eb_status eb_channel_format(int fd, size_t capacity);
+/* Maps one side's end; once a side. The caller may close fd afterwards. EB_ERR_RING_MEMORY: not mappable, too
+ * short, or not of the kind said. EB_ERR_RING_CORRUPT: holds no channel of this capacity. */
+EB_API EB_MUST_USE eb_status eb_channel_attach(eb_role role, int fd, size_t capacity, eb_channel_memory memory,
+                                               eb_channel **channel);
+/* Ends the channel for both sides; who waits gets EB_ERR_RING_CLOSED. Safe to repeat. */
+EB_API EB_MUST_USE eb_status eb_channel_close(eb_channel *channel);
+EB_API void eb_channel_free(eb_channel *channel);
+
+/* eb_pages_seal straight into the ring, as one message of records with `number`. result may be NULL.
+ * EB_ERR_LENGTH: also for more pages than a message holds. Nothing is sent unless EB_OK. */
+EB_API EB_MUST_USE eb_status eb_channel_seal(eb_channel *channel, eb_session *session, eb_transfer *transfer,
+                                             uint32_t region, uint64_t first_gpa, const uint8_t *plain, size_t len,
+                                             uint64_t number, uint64_t deadline_ns, eb_result *result);
+/* Sends a message of the caller's, or records that were sealed before. */
+EB_API EB_MUST_USE eb_status eb_channel_put(eb_channel *channel, uint32_t kind, uint64_t number,
+                                            const uint8_t *message, size_t len, uint64_t deadline_ns);
+/* Waits for a message and says what it is; the same one until it is opened or taken. */
+EB_API EB_MUST_USE eb_status eb_channel_next(eb_channel *channel, uint64_t deadline_ns, eb_channel_message *message);
+/* eb_pages_open of the message that eb_channel_next returned, straight out of the ring. The message is
+ * gone afterwards, whatever the outcome. EB_ERR_STATE when there is none, or it is not of records. */
+EB_API EB_MUST_USE eb_status eb_channel_open(eb_channel *channel, eb_session *session, eb_transfer *transfer,
+                                             eb_result *result);
+/* Copies the message out that eb_channel_next returned. It stays on EB_ERR_BUFFER. EB_ERR_STATE when there
+ * is none. */
+EB_API EB_MUST_USE eb_status eb_channel_take(eb_channel *channel, uint8_t *out, size_t out_cap, size_t *out_len);
 
 #ifdef __cplusplus
 }

@@ -201,6 +201,11 @@ class ServeConfig(PeerConfig):
     shadow_policy: Path | None = Field(
         None, description="Policy on trial: what it would decide otherwise is logged, and never obeyed."
     )
+    ring_socket: Path | None = Field(
+        None,
+        description="Unix socket that hands shared memory to attested peers on this host: sealed pages then cross "
+        "without gRPC. They may use it or not.",
+    )
     warn_days: float = Field(
         14.0, ge=0, description="Days before its own certificates or CRL expire that the server begins to warn."
     )
@@ -228,6 +233,15 @@ class ServeConfig(PeerConfig):
         "for probes that cannot speak TLS (kubelet).",
     )
     audit: bool = Field(True, description="Keep the audit log in the state directory.")
+    audit_url: str | None = Field(
+        None,
+        description="Keep the audit log in PostgreSQL, postgresql://USER@HOST/DATABASE, instead. A password is better "
+        "given by PAGEGATE_AUDIT_URL than on the command line, where others can read it.",
+    )
+    audit_key: Path | None = Field(
+        None,
+        description="Key file that signs the audit log; writers of one log share it. [default: STATE/audit.key]",
+    )
     log_json: bool = Field(False, description="Write logs as JSON lines with trace ids (SIGHUP reloads it).")
     log_level: LogLevel = Field(LogLevel.INFO, description="Least important log lines to write (SIGHUP reloads it).")
 

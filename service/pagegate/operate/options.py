@@ -56,6 +56,7 @@ def server_options(config: ServeConfig, tls: ServerTls | None) -> ServerOptions:
         tls_overlap_s=config.tls_overlap,
         health_listen=config.health_listen,
         sealing=build_sealing(config),
+        ring_socket=config.ring_socket,
     )
 
 

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 
@@ -14,9 +14,11 @@ import enclave_bridge as eb
 from pagegate.errors import PagegateError, TransferError
 from pagegate.evidence.model import AccessMode
 from pagegate.rpc import codec, errors
-from pagegate.rpc.codec import Batch
+from pagegate.rpc.codec import Batch, RingBatch
 from pagegate.rpc.events import Observer, ServerEvent, trace_id
-from pagegate.telemetry import Span, Tracing, rpc_attributes
+from pagegate.rpc.ring_server import RingServer
+from pagegate.rpc.spans import Batches, call_span
+from pagegate.telemetry import Span, TraceContext, Tracing
 from pagegate.transfer import macs
 from pagegate.transfer.faults import transfer_faults
 from pagegate.transfer.receiver import Receiver
@@ -32,7 +34,7 @@ _ACK_EVERY = 4
 _MAX_BAD_RANGES = 256
 # Where a record names its region (docs/protocol.md, page record); the bridge checks it again.
 _REGION_FIELD = slice(32, 36)
-_Requests = Iterator["pb.TransferPagesRequest | Batch"]
+_Requests = Iterator["pb.TransferPagesRequest | Batch | RingBatch"]
 
 
 class PageTransferServicer:
@@ -55,6 +57,8 @@ class PageTransferServicer:
         self._telemetry = telemetry
         self._observer = observer
         self._traffic = traffic
+        self.rings: RingServer | None = None
+        """Hands out shared memory; None: none is offered."""
 
     # ---- TransferPage -------------------------------------------------------------
 
@@ -69,7 +73,8 @@ class PageTransferServicer:
             session = live.established.session
             with transfer_faults():
                 result, generation = region.write_page(self._bridge, session, record)
-            self._opened(live, region, result)
+            with self._batches("open", region, span.context) as opened:
+                self._opened(live, result, opened)
             span.set({"pagegate.region": region.spec.name, "pagegate.generation": generation})
             self._told("commit", live, region, generation, 1)
             receipt = session.mac(eb.MacPurpose.RECEIPT, macs.page(record[-eb.TAG_SIZE :], generation))
@@ -86,8 +91,10 @@ class PageTransferServicer:
             try:
                 span.set({"pagegate.region": receiver.region.spec.name, "pagegate.pages": receiver.expected_pages})
                 yield pb.TransferPagesResponse(begun=pb.TransferBegun(resume_at_batch=receiver.batches))
+                receiver.began = receiver.began or span.context
                 try:
-                    yield from self._receive(requests, live, receiver)
+                    with self._batches("open", receiver.region, span.context, receiver.began) as opened:
+                        yield from self._receive(requests, live, receiver, opened)
                 except PagegateError as error:
                     self._ended("refused")
                     if error.reason == "DRAINING":
@@ -116,18 +123,18 @@ class PageTransferServicer:
             )
 
     def _receive(
-        self, requests: _Requests, live: LiveSession, receiver: Receiver
+        self, requests: _Requests, live: LiveSession, receiver: Receiver, opened: Batches
     ) -> Iterator[pb.TransferPagesResponse]:
         limits = live.established.limits
         session = live.established.session
         for message in _until_broken(requests):
-            if isinstance(message, Batch):
+            if isinstance(message, Batch | RingBatch):
                 if len(message.records) > limits.max_batch_pages * eb.RECORD_SIZE:
                     raise TransferError(
                         "BATCH_TOO_LARGE",
                         f"a batch of {len(message.records)} bytes; the limit is {limits.max_batch_pages} pages",
                     )
-                self._opened(live, receiver.region, receiver.batch(session, message.number, message.records))
+                self._opened(live, receiver.batch(session, message.number, message.records), opened)
                 if receiver.batches % _ACK_EVERY == 0:
                     yield self._ack(session, receiver)
                 continue
@@ -198,6 +205,7 @@ class PageTransferServicer:
                 self._bridge.transfer(
                     request.transfer_id, region=region.number, base_gpa=spec.base_gpa, pages=spec.pages
                 ) as transfer,
+                self._batches("seal", region, span.context) as sealed,
             ):
                 mac = session.mac(
                     eb.MacPurpose.RECEIPT, macs.info(request.transfer_id, spec.base_gpa, spec.pages, reading.generation)
@@ -212,14 +220,9 @@ class PageTransferServicer:
                     records, result = reading.seal(
                         session, transfer, first_gpa=request.first_gpa + first * eb.PAGE_SIZE, pages=count
                     )
-                    sent = {"pagegate.direction": "out", "pagegate.region": spec.name}
-                    self._telemetry.count("pagegate.pages", count, sent)
-                    self._telemetry.count("pagegate.bytes", count * eb.PAGE_SIZE, sent)
                     live.pages_out += count
                     self._traffic.add(sent=count * eb.PAGE_SIZE)
-                    self._telemetry.timed_span(
-                        "pagegate.bridge.seal", nanoseconds=result.nanoseconds, attributes={"pagegate.pages": count}
-                    )
+                    sealed(count, result.nanoseconds)
                     yield Batch(records, number)
                 yield pb.GetRegionResponse(end=pb.RegionEnd(pages=pages, mac=session.commit_mac(transfer)))
 
@@ -282,6 +285,25 @@ class PageTransferServicer:
             )
         )
 
+    # ---- OpenRing -----------------------------------------------------------------------
+
+    def open_ring(self, request: pb.OpenRingRequest, context: grpc.ServicerContext) -> pb.OpenRingResponse:
+        """Offers shared memory to the session's peer; an empty offer where there is none."""
+        with self._call("OpenRing", context):
+            live = self._sessions.get(request.session_id)
+            session = live.established.session
+            with transfer_faults():
+                session.check_mac(eb.MacPurpose.CONTROL, macs.ring(request.nonce), request.mac)
+            response = pb.OpenRingResponse()
+            if self.rings is not None:
+                offer = self.rings.offer(request.session_id)
+                response = pb.OpenRingResponse(socket=offer.socket, token=offer.token, capacity=offer.capacity)
+            response.mac = session.mac(
+                eb.MacPurpose.CONTROL,
+                macs.ring_offer(request.nonce, response.token, response.capacity, response.socket),
+            )
+            return response
+
     # ---- shared -----------------------------------------------------------------------
 
     def _region(self, live: LiveSession, number: int, mode: AccessMode) -> Region:
@@ -305,26 +327,29 @@ class PageTransferServicer:
             )
         )
 
-    def _opened(self, live: LiveSession, region: Region, result: eb.OpenResult) -> None:
+    def _batches(
+        self,
+        operation: Literal["seal", "open"],
+        region: Region,
+        call: TraceContext | None,
+        transfer: TraceContext | None = None,
+    ) -> Batches:
+        crossed = {
+            "pagegate.direction": "in" if operation == "open" else "out",
+            "pagegate.region": region.spec.name,
+        }
+        return Batches(self._telemetry, operation, call, transfer, crossed)
+
+    def _opened(self, live: LiveSession, result: eb.OpenResult, opened: Batches) -> None:
         live.pages_in += result.pages
         self._traffic.add(received=result.pages * eb.PAGE_SIZE)
-        attributes = {"pagegate.direction": "in", "pagegate.region": region.spec.name}
-        self._telemetry.count("pagegate.pages", result.pages, attributes)
-        self._telemetry.count("pagegate.bytes", result.pages * eb.PAGE_SIZE, attributes)
-        self._telemetry.timed_span(
-            "pagegate.bridge.open", nanoseconds=result.nanoseconds, attributes={"pagegate.pages": result.pages}
-        )
+        opened(result.pages, result.nanoseconds)
 
     @contextmanager
     def _call(self, method: str, context: grpc.ServicerContext) -> Iterator[Span]:
         parent = self._telemetry.extract(context.invocation_metadata())
         try:
-            with self._telemetry.span(
-                f"{SERVICE}/{method}",
-                rpc_attributes(f"{SERVICE}/{method}"),
-                kind="server",
-                parent=parent,
-            ) as span:
+            with call_span(self._telemetry, f"{SERVICE}/{method}", "server", parent) as span:
                 try:
                     yield span
                 except PagegateError as error:
@@ -359,7 +384,7 @@ def _until_broken(requests: _Requests) -> _Requests:
 
 def _begin(requests: _Requests) -> pb.TransferBegin:
     for message in _until_broken(requests):
-        if not isinstance(message, Batch) and message.WhichOneof("step") == "begin":
+        if not isinstance(message, Batch | RingBatch) and message.WhichOneof("step") == "begin":
             return message.begin
         raise TransferError("OUT_OF_ORDER", "a transfer starts with begin")
     raise TransferError("TRANSFER_TRUNCATED", "the stream ended before its begin")
@@ -377,6 +402,11 @@ def add_to_server(servicer: PageTransferServicer, server: grpc.Server) -> None:
             servicer.transfer_pages,
             request_deserializer=codec.decode_request,
             response_serializer=pb.TransferPagesResponse.SerializeToString,
+        ),
+        "OpenRing": grpc.unary_unary_rpc_method_handler(
+            servicer.open_ring,
+            request_deserializer=pb.OpenRingRequest.FromString,
+            response_serializer=pb.OpenRingResponse.SerializeToString,
         ),
         "GetRegion": grpc.unary_stream_rpc_method_handler(
             servicer.get_region,

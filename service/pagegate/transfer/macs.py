@@ -53,3 +53,13 @@ def verified(nonce: bytes, generation: int, pages: int, bad_pages: int, bad: Seq
     """MAC input of VerifyRegionResponse; `bad` are pairs of first address and pages."""
     head = b"verified\0" + nonce + struct.pack("<QQQI", generation, pages, bad_pages, len(bad))
     return head + b"".join(struct.pack("<QQ", gpa, count) for gpa, count in bad)
+
+
+def ring(nonce: bytes) -> bytes:
+    """MAC input of OpenRingRequest."""
+    return b"ring\0" + nonce
+
+
+def ring_offer(nonce: bytes, token: bytes, capacity: int, socket: str) -> bytes:
+    """MAC input of OpenRingResponse."""
+    return b"ring offer\0" + nonce + token + struct.pack("<Q", capacity) + socket.encode()
