@@ -74,8 +74,9 @@ static eb_status call_handshake_new(eb_job *job) {
 
 static eb_status call_handshake_public_key(eb_job *job) {
   size_t len = 0;
-  return sized(job, eb_handshake_public_key(job->object[0], (eb_suite)job->call.number[0], job->reply.small,
-                                            small_room(job, 1), &len), len);
+  eb_status status = eb_handshake_public_key(job->object[0], (eb_suite)job->call.number[0], job->reply.small,
+                                            small_room(job, 1), &len);
+  return sized(job, status, len);
 }
 
 static eb_status call_handshake_absorb(eb_job *job) {
@@ -98,7 +99,8 @@ static eb_status call_handshake_derive(eb_job *job) {
 
 static eb_status call_handshake_finished(eb_job *job) {
   size_t len = 0;
-  return sized(job, eb_handshake_finished(job->object[0], job->reply.small, small_room(job, 0), &len), len);
+  eb_status status = eb_handshake_finished(job->object[0], job->reply.small, small_room(job, 0), &len);
+  return sized(job, status, len);
 }
 
 static eb_status call_handshake_check_finished(eb_job *job) {
@@ -125,8 +127,9 @@ static eb_status call_session_rekey(eb_job *job) { return eb_session_rekey(job->
 
 static eb_status call_session_mac(eb_job *job) {
   size_t len = 0;
-  return sized(job, eb_session_mac(job->object[0], (eb_mac_purpose)job->call.number[0], job->bulk,
-                                   (size_t)job->call.bulk_len, job->reply.small, small_room(job, 1), &len), len);
+  eb_status status = eb_session_mac(job->object[0], (eb_mac_purpose)job->call.number[0], job->bulk,
+                                   (size_t)job->call.bulk_len, job->reply.small, small_room(job, 1), &len);
+  return sized(job, status, len);
 }
 
 static eb_status call_session_check_mac(eb_job *job) {
@@ -156,8 +159,8 @@ static eb_status call_transfer_forget(eb_job *job) {
 
 static eb_status call_transfer_commit_mac(eb_job *job) {
   size_t len = 0;
-  return sized(job, eb_transfer_commit_mac(job->object[0], job->object[1], job->reply.small, small_room(job, 0), &len),
-               len);
+  eb_status status = eb_transfer_commit_mac(job->object[0], job->object[1], job->reply.small, small_room(job, 0), &len);
+  return sized(job, status, len);
 }
 
 static eb_status call_transfer_check_commit_mac(eb_job *job) {

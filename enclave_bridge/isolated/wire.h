@@ -14,7 +14,7 @@
  *   2. a function in calls.c that makes the call on job->object, job->call.number, job->call.small and job->bulk, and
  *      fills job->reply: call_<name of the row>; what it needs of the call are the other columns;
  *   3. the function itself in proxy.c: fill an eb_crossing, call eb_cross.
- * A function that is missing in proxy.c is a link error of the Python module `_isolated`.
+ * A function that is missing in proxy.c fails the import of the Python module `_isolated`.
  */
 #ifndef EB_WIRE_H
 #define EB_WIRE_H

@@ -5,7 +5,7 @@ Any object with the buffer protocol is taken without a copy; every call releases
 """
 
 from .errors import BridgeStatusError, StatusInfo, all_statuses, status_info
-from .handles import Bridge, Handshake, Session, Transfer, parse_header
+from .handles import HARDENING, Bridge, Handshake, IsolatedBridge, Session, Transfer, parse_header
 from .results import (
     BINDING_SIZE,
     HEADER_SIZE,
@@ -27,6 +27,7 @@ from .results import (
 
 __all__ = [
     "BINDING_SIZE",
+    "HARDENING",
     "HEADER_SIZE",
     "NONCE_SIZE",
     "PAGE_SIZE",
@@ -38,6 +39,7 @@ __all__ = [
     "BridgeInfo",
     "BridgeStatusError",
     "Handshake",
+    "IsolatedBridge",
     "MacPurpose",
     "OpenResult",
     "RecordHeader",

@@ -50,6 +50,15 @@ class BridgeInfo:
     handshakes_live: int
     gcm_kernel: str
     libcrypto: str
+    process: int | None = None
+    """Pid of an isolated bridge; None when it is in this process."""
+    hardening: tuple[str, ...] = ()
+    """What confines an isolated bridge, of `HARDENING`."""
+
+    @property
+    def isolation(self) -> Literal["isolated", "in-process"]:
+        """Where the keys are."""
+        return "in-process" if self.process is None else "isolated"
 
 
 @dataclass(frozen=True, slots=True)
