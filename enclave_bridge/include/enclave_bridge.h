@@ -16,7 +16,7 @@
  *     serialised inside; a handshake belongs to one thread at a time.
  *   - After fork() every call in the child fails with EB_ERR_FORKED: secret memory is not
  *     inherited, so a nonce cannot be used by two processes.
- *   - No allocation happens in eb_pages_seal and eb_pages_open, but for libcrypto's in the key
+ *   - No allocation happens in eb_pages_seal, eb_pages_seal_from and eb_pages_open, but for libcrypto's in the key
  *     derivation when an epoch ends (once in EB_REKEY_PAGES pages).
  *
  * The protocol is docs/protocol.md (from PROTOCOL.md v1).
@@ -79,6 +79,7 @@ typedef struct eb_bridge eb_bridge;
 typedef struct eb_handshake eb_handshake;
 typedef struct eb_session eb_session;
 typedef struct eb_transfer eb_transfer;
+typedef struct eb_source eb_source;
 
 /* Stable name ("EB_ERR_REPLAYED") and one-line text of a status; never NULL. */
 EB_API const char *eb_status_name(int status);
@@ -93,6 +94,7 @@ typedef struct {
   uint32_t max_sessions; /* 1..65536; secret memory for these is reserved at open */
   uint32_t max_handshakes;
   const char *gcm_kernel; /* NULL: the fastest this CPU can run; else its name, for tests and benchmarks */
+  const char *file_io;    /* NULL: io_uring where the kernel lets us, else pread; or one of these by name */
 } eb_bridge_options;
 
 /* What confines a bridge that is a process of its own (eb_isolated.h); bits of eb_bridge_info.hardening. */
@@ -115,13 +117,14 @@ typedef struct {
   uint32_t handshakes_live;
   char gcm_kernel[32];      /* which AES-GCM implementation seals pages: "avx512", "vaes256", "aesni", "openssl" */
   char libcrypto[64];       /* OpenSSL_version */
+  char file_io[16];         /* how files are read and written: "io_uring" or "pread"; chosen at open */
   uint32_t process;         /* pid of the bridge process; 0: it is in this one */
   uint32_t hardening;       /* eb_hardening bits in force; 0 in process */
 } eb_bridge_info;
 
 /* Reserves secret memory and runs the power-on self-test (known-answer seal/open).
  * options may be NULL (defaults: 256 sessions, 64 handshakes).
- * EB_ERR_ARGUMENT: also for a gcm_kernel that is unknown or that this CPU cannot run.
+ * EB_ERR_ARGUMENT: also for a gcm_kernel or file_io that is unknown or that cannot be had here.
  * EB_ERR_MEMORY_LOCK: the memlock limit is too low; EB_ERR_SELF_TEST: refuse to work. */
 EB_API EB_MUST_USE eb_status eb_bridge_open(const eb_bridge_options *options, eb_bridge **bridge);
 EB_API void eb_bridge_free(eb_bridge *bridge);
@@ -225,6 +228,17 @@ EB_API EB_MUST_USE eb_status eb_transfer_commit_mac(eb_session *session, eb_tran
 EB_API EB_MUST_USE eb_status eb_transfer_check_commit_mac(eb_session *session, eb_transfer *transfer,
                                                           const uint8_t *mac, size_t mac_len);
 
+/* ---- source: a file whose pages are sealed without being mapped ---------------------- */
+
+/* Bytes [offset, offset + len) of a regular file, memfd or tmpfs file that is open for reading (len
+ * at least 1, any alignment). The descriptor is duplicated: the caller may close fd. Any number
+ * of threads may use a source at once. The bytes are read when they are sealed: a file that is cut
+ * or fails then is EB_ERR_SOURCE_UNREADABLE, never a signal.
+ * EB_ERR_SOURCE_UNREADABLE: no such file (a pipe, a device), not open for reading, or shorter. */
+EB_API EB_MUST_USE eb_status eb_source_open(eb_bridge *bridge, int fd, uint64_t offset, uint64_t len,
+                                            eb_source **source);
+EB_API void eb_source_free(eb_source *source);
+
 /* ---- pages ---------------------------------------------------------------------------- */
 
 typedef struct {
@@ -247,6 +261,16 @@ EB_API EB_MUST_USE eb_status eb_pages_seal(eb_session *session, eb_transfer *tra
                                            uint64_t first_gpa, const uint8_t *plain, size_t len,
                                            uint8_t *records, size_t records_cap, size_t *records_len,
                                            eb_result *result);
+
+/* The same for len / 4096 pages of a source from source_offset, read into secret memory and sealed there: no
+ * plaintext is in the caller's memory, and the file is not mapped. Less than a page of `len` may be
+ * beyond the end of the source: it is zero. The session is taken while the file is read.
+ * EB_ERR_LENGTH: also when the source ends earlier. EB_ERR_SOURCE_UNREADABLE: the file was cut, or
+ * reading it failed; nothing is left in records. */
+EB_API EB_MUST_USE eb_status eb_pages_seal_from(eb_session *session, eb_transfer *transfer, uint32_t region,
+                                                uint64_t first_gpa, eb_source *source, uint64_t source_offset,
+                                                size_t len, uint8_t *records, size_t records_cap,
+                                                size_t *records_len, eb_result *result);
 
 /* Opens records_len / 4160 records in order: header checks (session, region and window of the
  * transfer, alignment, reserved zero, epoch), replay window, decryption into locked staging, tag,

@@ -3,6 +3,7 @@
 
 #include "guard.h"
 #include "serve.h"
+#include "source.h"
 #include "transfer.h"
 
 static eb_bridge *bridge(const eb_job *job) { return job->lane->server->bridge; }
@@ -61,6 +62,7 @@ static eb_status call_random(eb_job *job) {
 static void free_handshake(void *object) { eb_handshake_free(object); }
 static void free_session(void *object) { eb_session_free(object); }
 static void free_transfer(void *object) { eb_transfer_free(object); }
+static void free_source(void *object) { eb_source_free(object); }
 
 /* number: role, how many suites, the suites. */
 static eb_status call_handshake_new(eb_job *job) {
@@ -169,6 +171,12 @@ static eb_status call_transfer_check_commit_mac(eb_job *job) {
 
 /* ---- pages -------------------------------------------------------------------------------------- */
 
+static eb_status call_source_open(eb_job *job) {
+  eb_source *made = NULL;
+  eb_status status = eb_source_open(bridge(job), job->fd, job->call.number[0], job->call.number[1], &made);
+  return status == EB_OK ? hand_out(job, EB_KIND_SOURCE, made, free_source) : status;
+}
+
 /* What eb_pages_seal says of the whole before it seals anything: parts may not fail where all would have. */
 static eb_status sealable(eb_transfer *transfer, uint32_t region, uint64_t first_gpa, uint64_t len) {
   const uint64_t pages = len / EB_PAGE_SIZE;
@@ -193,34 +201,59 @@ static void add(eb_result *sum, const eb_result *part) {
   sum->sequence = part->sequence;
 }
 
-static eb_status seal_part(eb_job *job, uint64_t gpa, bool final, eb_result *sum) {
-  const size_t room = job->part_len / EB_PAGE_SIZE * EB_RECORD_SIZE;
+/* One part: of the pages that came, or of a source. */
+static eb_status seal_part(eb_job *job, uint64_t done, size_t len, bool final, eb_result *sum) {
+  const uint64_t *number = job->call.number;
+  const size_t room = len / EB_PAGE_SIZE * EB_RECORD_SIZE;
   uint8_t *records = eb_job_room(job, room);
+  eb_source *source = job->object[2];
   eb_result result = {0};
-  size_t len = 0;
+  size_t made = 0;
   if (records == NULL) return EB_ERR_BRIDGE_DIED; /* nobody is there to read it */
-  eb_status status = eb_pages_seal(job->object[0], job->object[1], (uint32_t)job->call.number[0], gpa, job->part,
-                                   job->part_len, records, room, &len, &result);
+  eb_status status =
+      source != NULL
+          ? eb_pages_seal_from(job->object[0], job->object[1], (uint32_t)number[0], number[1] + done, source,
+                               number[2] + done, len, records, room, &made, &result)
+          : eb_pages_seal(job->object[0], job->object[1], (uint32_t)number[0], number[1] + done, job->part, len,
+                          records, room, &made, &result);
   if (status != EB_OK) return status;
   add(sum, &result);
   if (final) (void)small(job, sum, sizeof *sum);
-  eb_job_send(job, len, final);
+  eb_job_send(job, made, final);
   return EB_OK;
+}
+
+/* All or nothing, as in one call. */
+static eb_status sealed(eb_job *job, eb_status status, const eb_result *sum) {
+  if (status != EB_OK && sum->pages > 0 && job->object[1] != NULL)
+    (void)!eb_transfer_forget(job->object[1], job->call.number[1], sum->pages);
+  return status;
 }
 
 /* number: region, first gpa. Each part of pages is answered by its records. */
 static eb_status call_pages_seal(eb_job *job) {
-  const uint64_t first_gpa = job->call.number[1], total = job->call.bulk_len;
+  const uint64_t total = job->call.bulk_len;
   eb_result sum = {.bad_index = UINT64_MAX};
-  eb_status status = sealable(job->object[1], (uint32_t)job->call.number[0], first_gpa, total);
+  eb_status status = sealable(job->object[1], (uint32_t)job->call.number[0], job->call.number[1], total);
   do {
     if (status != EB_OK || job->part_len == 0) continue;
-    status = seal_part(job, first_gpa + job->taken - job->part_len, job->taken == total, &sum);
+    status = seal_part(job, job->taken - job->part_len, job->part_len, job->taken == total, &sum);
   } while (status == EB_OK && eb_job_next(job));
-  /* All or nothing, as in one call. */
-  if (status != EB_OK && sum.pages > 0 && job->object[1] != NULL)
-    (void)!eb_transfer_forget(job->object[1], first_gpa, sum.pages);
-  return status;
+  return sealed(job, status, &sum);
+}
+
+/* number: region, first gpa, offset in the source, length. */
+static eb_status call_pages_seal_from(eb_job *job) {
+  const uint64_t *number = job->call.number, total = number[3];
+  eb_result sum = {.bad_index = UINT64_MAX};
+  eb_status status = sealable(job->object[1], (uint32_t)number[0], number[1], total);
+  if (status == EB_OK) status = eb_source_check(job->object[2], number[2], total);
+  for (uint64_t done = 0, part = EB_FIRST_PART; status == EB_OK && done < total; part *= 2) {
+    const size_t len = smaller(total - done, (part < EB_PART_PAGES ? part : EB_PART_PAGES) * EB_PAGE_SIZE);
+    status = seal_part(job, done, len, done + len == total, &sum);
+    done += len;
+  }
+  return sealed(job, status, &sum);
 }
 
 /* The result of as many parts as took effect goes back whatever the status. */
@@ -238,8 +271,9 @@ static eb_status call_pages_open(eb_job *job) {
 }
 
 const eb_row eb_rows[EB_OPS] = {
-#define X(name, first, second, least, most, bulk, descriptor) \
-  [EB_OP_##name] = {call_##name, {EB_KIND_##first, EB_KIND_##second}, least, most, EB_BULK_##bulk, descriptor},
+#define X(name, first, second, third, least, most, bulk, descriptor)                                              \
+  [EB_OP_##name] = {call_##name, {EB_KIND_##first, EB_KIND_##second, EB_KIND_##third}, least, most, EB_BULK_##bulk, \
+                    descriptor},
     EB_CALLS(X)
 #undef X
 };

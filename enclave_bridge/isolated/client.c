@@ -10,7 +10,6 @@
 #include "guard.h"
 
 #define CANARY UINT64_C(0x656e636c61766532)
-#define FIRST_PART 4u          /* units: the other side begins as soon as there is something */
 #define BOTH_FULL_NS UINT64_C(50000) /* how long one direction is waited for before the other is looked at */
 #define SPIN_NS UINT64_C(100000)     /* a part of pages takes this long at most */
 
@@ -227,7 +226,7 @@ eb_status eb_cross(eb_bridge *bridge, eb_crossing *crossing) {
   if (crossing->fd != NULL) status = send_descriptor(bridge->socket, *crossing->fd);
   if (status == EB_OK) {
     const uint32_t index = take_lane(bridge);
-    exchange x = {&bridge->lanes[index], crossing, 0, FIRST_PART};
+    exchange x = {&bridge->lanes[index], crossing, 0, EB_FIRST_PART};
     status = send_part(&x, sizeof crossing->call, EB_RING_FOREVER);
     if (status == EB_OK) status = converse(&x);
     if (status != EB_OK) { /* closed: the watcher did; anything else: a program that cannot be spoken with */

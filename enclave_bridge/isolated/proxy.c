@@ -1,5 +1,6 @@
 /* enclave_bridge.h's functions, made by the bridge process. Arguments are checked here as far as a pointer is
  * concerned; everything else is the bridge's to judge. */
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -8,7 +9,7 @@
 #include "client.h"
 #include "guard.h"
 
-/* Every handle begins like this. */
+/* What every handle is: whose, and its number there. */
 typedef struct {
   eb_bridge *bridge;
   uint64_t number;
@@ -28,6 +29,10 @@ struct eb_transfer {
   eb_window window;
   uint8_t *memory;        /* the caller's, or NULL */
   const uint8_t *arrived; /* where the bridge puts pages that go to `memory` */
+};
+
+struct eb_source {
+  remote at;
 };
 
 #define OP(function) .call.op = EB_OP_##function
@@ -374,33 +379,85 @@ done:
   return status;
 }
 
+/* ---- source -------------------------------------------------------------------------------------------- */
+
+eb_status eb_source_open(eb_bridge *bridge, int fd, uint64_t offset, uint64_t len, eb_source **source) {
+  eb_crossing crossing = {OP(source_open), .call.number = {offset, len}, .fd = &fd};
+  eb_status status = EB_OK;
+  eb_source *made = NULL;
+  EB_ENSURE(bridge != NULL && source != NULL && len > 0, EB_ERR_ARGUMENT);
+  EB_ENSURE(fcntl(fd, F_GETFD) >= 0, EB_ERR_SOURCE_UNREADABLE);
+  made = calloc(1, sizeof *made);
+  EB_ENSURE(made != NULL, EB_ERR_MEMORY);
+  EB_TRY(eb_cross(bridge, &crossing));
+  hold(bridge, &made->at, crossing.reply.handle);
+  *source = made;
+  made = NULL;
+done:
+  free(made);
+  return status;
+}
+
+void eb_source_free(eb_source *source) {
+  if (source == NULL) return;
+  let_go(&source->at);
+  free(source);
+}
+
 /* ---- pages --------------------------------------------------------------------------------------------- */
+
+/* What both ways to seal have in common. The parts of one batch get consecutive numbers. */
+static eb_status seal(eb_session *session, eb_transfer *transfer, eb_crossing *crossing, size_t pages,
+                      uint8_t *records, size_t records_cap, size_t *records_len, eb_result *result) {
+  eb_status status = EB_OK;
+  eb_result sealed;
+  EB_ENSURE(records != NULL && records_len != NULL, EB_ERR_ARGUMENT);
+  EB_ENSURE(transfer == NULL || transfer->at.bridge == session->at.bridge, EB_ERR_ARGUMENT);
+  EB_ENSURE(pages >= 1 && pages <= EB_REKEY_PAGES, EB_ERR_LENGTH);
+  EB_ENSURE(records_cap >= pages * EB_RECORD_SIZE, EB_ERR_BUFFER);
+  crossing->out = records;
+  crossing->out_cap = pages * EB_RECORD_SIZE;
+  if (transfer != NULL) crossing->call.handle[1] = transfer->at.number;
+  pthread_mutex_lock(&session->seal_lock);
+  status = call(&session->at, crossing);
+  pthread_mutex_unlock(&session->seal_lock);
+  if (status == EB_OK) status = get_exactly(crossing, &sealed, sizeof sealed);
+  if (status == EB_OK && crossing->out_len != crossing->out_cap) status = EB_ERR_BRIDGE_DIED;
+  if (status != EB_OK) memset(records, 0, crossing->out_len); /* all or nothing */
+  EB_ENSURE(status == EB_OK, status);
+  *records_len = crossing->out_len;
+  if (result != NULL) *result = sealed;
+done:
+  return status;
+}
 
 eb_status eb_pages_seal(eb_session *session, eb_transfer *transfer, uint32_t region, uint64_t first_gpa,
                         const uint8_t *plain, size_t len, uint8_t *records, size_t records_cap, size_t *records_len,
                         eb_result *result) {
   eb_crossing crossing = {OP(pages_seal), .call.number = {region, first_gpa}, .in = plain, .in_len = len,
-                          .in_unit = EB_PAGE_SIZE, .out = records};
+                          .in_unit = EB_PAGE_SIZE};
+  const size_t pages = len / EB_PAGE_SIZE, made = pages * EB_RECORD_SIZE;
   eb_status status = EB_OK;
-  eb_result sealed;
-  EB_ENSURE(session != NULL && plain != NULL && records != NULL && records_len != NULL, EB_ERR_ARGUMENT);
+  EB_ENSURE(session != NULL && plain != NULL, EB_ERR_ARGUMENT);
   EB_TRY(usable(&session->at));
-  EB_ENSURE(transfer == NULL || transfer->at.bridge == session->at.bridge, EB_ERR_ARGUMENT);
-  EB_ENSURE(len > 0 && len % EB_PAGE_SIZE == 0 && len / EB_PAGE_SIZE <= EB_REKEY_PAGES, EB_ERR_LENGTH);
-  crossing.out_cap = len / EB_PAGE_SIZE * EB_RECORD_SIZE;
-  EB_ENSURE(records_cap >= crossing.out_cap, EB_ERR_BUFFER);
-  EB_ENSURE((uintptr_t)plain >= (uintptr_t)records + crossing.out_cap || (uintptr_t)records >= (uintptr_t)plain + len,
+  EB_ENSURE(len % EB_PAGE_SIZE == 0, EB_ERR_LENGTH);
+  EB_ENSURE((uintptr_t)plain >= (uintptr_t)records + made || (uintptr_t)records >= (uintptr_t)plain + len,
             EB_ERR_ARGUMENT);
-  if (transfer != NULL) crossing.call.handle[1] = transfer->at.number;
-  pthread_mutex_lock(&session->seal_lock);
-  status = call(&session->at, &crossing);
-  pthread_mutex_unlock(&session->seal_lock);
-  if (status == EB_OK) status = get_exactly(&crossing, &sealed, sizeof sealed);
-  if (status == EB_OK && crossing.out_len != crossing.out_cap) status = EB_ERR_BRIDGE_DIED;
-  if (status != EB_OK) memset(records, 0, crossing.out_len); /* all or nothing */
-  EB_ENSURE(status == EB_OK, status);
-  *records_len = crossing.out_len;
-  if (result != NULL) *result = sealed;
+  EB_TRY(seal(session, transfer, &crossing, pages, records, records_cap, records_len, result));
+done:
+  return status;
+}
+
+eb_status eb_pages_seal_from(eb_session *session, eb_transfer *transfer, uint32_t region, uint64_t first_gpa,
+                             eb_source *source, uint64_t source_offset, size_t len, uint8_t *records,
+                             size_t records_cap, size_t *records_len, eb_result *result) {
+  eb_crossing crossing = {OP(pages_seal_from), .call.number = {region, first_gpa, source_offset, len}};
+  eb_status status = EB_OK;
+  EB_ENSURE(session != NULL && source != NULL && source->at.bridge == session->at.bridge, EB_ERR_ARGUMENT);
+  EB_TRY(usable(&session->at));
+  EB_ENSURE(len % EB_PAGE_SIZE == 0, EB_ERR_LENGTH);
+  crossing.call.handle[2] = source->at.number;
+  EB_TRY(seal(session, transfer, &crossing, len / EB_PAGE_SIZE, records, records_cap, records_len, result));
 done:
   return status;
 }

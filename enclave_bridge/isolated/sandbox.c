@@ -16,7 +16,7 @@
 
 #include "enclave_bridge.h"
 
-#define DESCRIPTORS 16 /* three standard ones, the socket, the lanes, and what comes with calls in progress */
+#define DESCRIPTORS 1024 /* beside its own: a source, and a target that is a file, keep one each */
 
 static bool limit(int what, rlim_t value) {
   const struct rlimit both = {value, value};
@@ -26,6 +26,7 @@ static bool limit(int what, rlim_t value) {
 uint32_t eb_sandbox_begin(int keep_fd) {
   uint32_t in_force = 0;
   if (keep_fd >= 0) (void)!syscall(SYS_close_range, (unsigned)keep_fd + 1, ~0u, 0);
+  signal(SIGXFSZ, SIG_IGN); /* a file over its limit is an error of the call, not the end */
   if (prctl(PR_SET_PDEATHSIG, SIGKILL) == 0) in_force |= EB_HARDENED_PARENT_DEATH;
   if (prctl(PR_SET_DUMPABLE, 0) == 0) in_force |= EB_HARDENED_NOT_DUMPABLE;
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0) in_force |= EB_HARDENED_NO_NEW_PRIVS;
@@ -97,9 +98,12 @@ uint32_t eb_sandbox_seal(void) {
       ALLOW(SYS_close),
       ALLOW(SYS_fstat),
       ALLOW_OF_DESCRIPTOR(SYS_newfstatat),
-      ALLOW(SYS_pread64), /* a source, a page of secret memory at a time */
+      ALLOW(SYS_pread64), /* sources, and targets that are files */
       ALLOW(SYS_preadv),
-      ALLOW(SYS_fcntl),
+      ALLOW(SYS_pwrite64),
+      ALLOW(SYS_pwritev),
+      ALLOW(SYS_fstatfs),
+      ALLOW(SYS_fcntl), /* dup, flags */
       ALLOW_NOT_EXECUTABLE(SYS_mmap),
       ALLOW_NOT_EXECUTABLE(SYS_mprotect),
       ALLOW(SYS_munmap),

@@ -95,11 +95,12 @@ static eb_status run(eb_job *job, const eb_row *row) {
   eb_handles *handles = &job->lane->server->handles;
   eb_status status = EB_OK;
   size_t held = 0;
-  for (; held < 2 && status == EB_OK; held++) {
-    if (row->kind[held] == EB_KIND_NONE || row->kind[held] == EB_KIND_ANY) continue;
-    /* The page calls alone know a second handle that may be absent. */
-    if (held == 1 && job->call.handle[1] == 0 && row->bulk == EB_BULK_PAGES) continue;
-    status = eb_handles_take(handles, row->kind[held], job->call.handle[held], &job->object[held]);
+  for (; held < EB_CALL_HANDLES; held++) {
+    const uint64_t number = job->call.handle[held];
+    const eb_kind kind = row->kind[held] == EB_KIND_MAYBE_TRANSFER ? EB_KIND_TRANSFER : row->kind[held];
+    if (kind == EB_KIND_NONE || kind == EB_KIND_ANY) continue;
+    if (number == 0 && row->kind[held] == EB_KIND_MAYBE_TRANSFER) continue;
+    status = eb_handles_take(handles, kind, number, &job->object[held]);
     if (status != EB_OK) break;
   }
   if (status == EB_OK) status = row->run(job);

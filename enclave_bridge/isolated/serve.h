@@ -35,7 +35,7 @@ struct eb_server {
 typedef struct {
   eb_lane *lane;
   eb_call call;
-  void *object[2];
+  void *object[EB_CALL_HANDLES];
   int fd; /* -1: none */
   const uint8_t *bulk; /* gathered bytes */
   const uint8_t *part; /* hostile memory: read once */
@@ -68,7 +68,7 @@ void eb_job_send(eb_job *job, size_t len, bool final);
 typedef eb_status (*eb_function)(eb_job *job);
 typedef struct {
   eb_function run;
-  eb_kind kind[2];
+  eb_kind kind[EB_CALL_HANDLES];
   uint32_t small_least, small_most;
   eb_bulk bulk;
   bool descriptor;

@@ -25,43 +25,56 @@
 #define EB_MAX_LANES 16u
 #define EB_LANE_CAPACITY ((size_t)1 << 20) /* of each of a lane's two rings */
 #define EB_PART_PAGES 32u                  /* most pages or records in one part */
+#define EB_FIRST_PART 4u                   /* pages: the other side begins as soon as there is something */
 #define EB_PART_BYTES ((size_t)64 << 10)   /* most bytes in one part of anything else */
 #define EB_MAX_TRANSFERS 4096u             /* handles beside those that have a limit of their own */
 
 /* What a handle of a call must be. A number is of one kind for ever. */
-typedef enum { EB_KIND_NONE, EB_KIND_HANDSHAKE, EB_KIND_SESSION, EB_KIND_TRANSFER, EB_KIND_ANY } eb_kind;
+typedef enum {
+  EB_KIND_NONE,
+  EB_KIND_HANDSHAKE,
+  EB_KIND_SESSION,
+  EB_KIND_TRANSFER,
+  EB_KIND_SOURCE,
+  EB_KIND_MAYBE_TRANSFER, /* of a call only: a transfer, or none */
+  EB_KIND_ANY,            /* of a call only: the function looks itself */
+} eb_kind;
+
+#define EB_CALL_HANDLES 3u
 
 /* What the bulk data of a call is: nothing, bytes gathered before the function runs, whole pages or whole records
  * that it takes part by part. */
 typedef enum { EB_BULK_NONE, EB_BULK_BYTES, EB_BULK_PAGES, EB_BULK_RECORDS } eb_bulk;
 
-/* X(name, first handle, second handle, length of small data (least, most), bulk, descriptor comes along) */
-#define EB_CALLS(X)                                                                     \
-  X(bridge_get_info, NONE, NONE, 0, 0, NONE, false)                                     \
-  X(random, NONE, NONE, 0, 0, NONE, false)                                              \
-  X(release, ANY, NONE, 0, 0, NONE, false)                                              \
-  X(handshake_new, NONE, NONE, 0, 0, NONE, false)                                       \
-  X(handshake_public_key, HANDSHAKE, NONE, 0, 0, NONE, false)                           \
-  X(handshake_absorb, HANDSHAKE, NONE, 0, 0, BYTES, false)                              \
-  X(handshake_select, HANDSHAKE, NONE, 0, 0, NONE, false)                               \
-  X(handshake_binding, HANDSHAKE, NONE, 0, 0, NONE, false)                              \
-  X(handshake_derive, HANDSHAKE, NONE, 0, EB_SMALL_SIZE, NONE, false)                   \
-  X(handshake_finished, HANDSHAKE, NONE, 0, 0, NONE, false)                             \
-  X(handshake_check_finished, HANDSHAKE, NONE, 0, EB_SMALL_SIZE, NONE, false)           \
-  X(handshake_session, HANDSHAKE, NONE, EB_SESSION_ID_SIZE, EB_SESSION_ID_SIZE, NONE, false) \
-  X(session_close, SESSION, NONE, 0, 0, NONE, false)                                    \
-  X(session_get_stats, SESSION, NONE, 0, 0, NONE, false)                                \
-  X(session_rekey, SESSION, NONE, 0, 0, NONE, false)                                    \
-  X(session_mac, SESSION, NONE, 0, 0, BYTES, false)                                     \
-  X(session_check_mac, SESSION, NONE, 0, EB_SMALL_SIZE, BYTES, false)                   \
-  X(transfer_new, NONE, NONE, EB_TRANSFER_ID_SIZE, EB_TRANSFER_ID_SIZE, NONE, false)    \
-  X(transfer_set_target_fd, TRANSFER, NONE, 0, 0, NONE, true)                           \
-  X(transfer_pages, TRANSFER, NONE, 0, 0, NONE, false)                                  \
-  X(transfer_forget, TRANSFER, NONE, 0, 0, NONE, false)                                 \
-  X(transfer_commit_mac, SESSION, TRANSFER, 0, 0, NONE, false)                          \
-  X(transfer_check_commit_mac, SESSION, TRANSFER, 0, EB_SMALL_SIZE, NONE, false)        \
-  X(pages_seal, SESSION, TRANSFER, 0, 0, PAGES, false)                                  \
-  X(pages_open, SESSION, TRANSFER, 0, 0, RECORDS, false)
+/* X(name, first, second and third handle, length of small data (least, most), bulk, descriptor comes along) */
+#define EB_CALLS(X)                                                                                 \
+  X(bridge_get_info, NONE, NONE, NONE, 0, 0, NONE, false)                                           \
+  X(random, NONE, NONE, NONE, 0, 0, NONE, false)                                                    \
+  X(release, ANY, NONE, NONE, 0, 0, NONE, false)                                                    \
+  X(handshake_new, NONE, NONE, NONE, 0, 0, NONE, false)                                             \
+  X(handshake_public_key, HANDSHAKE, NONE, NONE, 0, 0, NONE, false)                                 \
+  X(handshake_absorb, HANDSHAKE, NONE, NONE, 0, 0, BYTES, false)                                    \
+  X(handshake_select, HANDSHAKE, NONE, NONE, 0, 0, NONE, false)                                     \
+  X(handshake_binding, HANDSHAKE, NONE, NONE, 0, 0, NONE, false)                                    \
+  X(handshake_derive, HANDSHAKE, NONE, NONE, 0, EB_SMALL_SIZE, NONE, false)                         \
+  X(handshake_finished, HANDSHAKE, NONE, NONE, 0, 0, NONE, false)                                   \
+  X(handshake_check_finished, HANDSHAKE, NONE, NONE, 0, EB_SMALL_SIZE, NONE, false)                 \
+  X(handshake_session, HANDSHAKE, NONE, NONE, EB_SESSION_ID_SIZE, EB_SESSION_ID_SIZE, NONE, false)  \
+  X(session_close, SESSION, NONE, NONE, 0, 0, NONE, false)                                          \
+  X(session_get_stats, SESSION, NONE, NONE, 0, 0, NONE, false)                                      \
+  X(session_rekey, SESSION, NONE, NONE, 0, 0, NONE, false)                                          \
+  X(session_mac, SESSION, NONE, NONE, 0, 0, BYTES, false)                                           \
+  X(session_check_mac, SESSION, NONE, NONE, 0, EB_SMALL_SIZE, BYTES, false)                         \
+  X(transfer_new, NONE, NONE, NONE, EB_TRANSFER_ID_SIZE, EB_TRANSFER_ID_SIZE, NONE, false)          \
+  X(transfer_set_target_fd, TRANSFER, NONE, NONE, 0, 0, NONE, true)                                 \
+  X(transfer_pages, TRANSFER, NONE, NONE, 0, 0, NONE, false)                                        \
+  X(transfer_forget, TRANSFER, NONE, NONE, 0, 0, NONE, false)                                       \
+  X(transfer_commit_mac, SESSION, TRANSFER, NONE, 0, 0, NONE, false)                                \
+  X(transfer_check_commit_mac, SESSION, TRANSFER, NONE, 0, EB_SMALL_SIZE, NONE, false)              \
+  X(source_open, NONE, NONE, NONE, 0, 0, NONE, true)                                                \
+  X(pages_seal_from, SESSION, MAYBE_TRANSFER, SOURCE, 0, 0, NONE, false)                            \
+  X(pages_seal, SESSION, MAYBE_TRANSFER, NONE, 0, 0, PAGES, false)                                  \
+  X(pages_open, SESSION, TRANSFER, NONE, 0, 0, RECORDS, false)
 
 #define EB_SMALL_SIZE 112u
 
@@ -76,7 +89,7 @@ typedef enum {
 typedef struct {
   uint32_t op;
   uint32_t small_len;
-  uint64_t handle[3]; /* 0: none */
+  uint64_t handle[EB_CALL_HANDLES]; /* 0: none */
   uint64_t number[5];
   uint64_t bulk_len; /* of all parts */
   uint8_t small[EB_SMALL_SIZE];

@@ -42,7 +42,7 @@ done:
 }
 
 eb_status eb_bridge_open(const eb_bridge_options *options, eb_bridge **bridge) {
-  const eb_bridge_options defaults = {DEFAULT_SESSIONS, DEFAULT_HANDSHAKES, NULL};
+  const eb_bridge_options defaults = {.max_sessions = DEFAULT_SESSIONS, .max_handshakes = DEFAULT_HANDSHAKES};
   eb_status status = EB_OK;
   eb_bridge *made = NULL;
 
@@ -54,7 +54,9 @@ eb_status eb_bridge_open(const eb_bridge_options *options, eb_bridge **bridge) {
       [EB_POOL_SESSIONS] = {sizeof(eb_session_secret), options->max_sessions},
       [EB_POOL_HANDSHAKES] = {sizeof(eb_handshake_secret), options->max_handshakes},
       [EB_POOL_LANES] = {EB_LANE_PAGES * EB_PAGE_SIZE, EB_LANES},
+      [EB_POOL_STAGING] = {EB_STAGING_SIZE, EB_STAGING_SLOTS},
   };
+  EB_ENSURE(options->file_io == NULL || strcmp(options->file_io, "pread") == 0, EB_ERR_ARGUMENT);
   made = calloc(1, sizeof *made);
   EB_ENSURE(made != NULL, EB_ERR_MEMORY);
   atomic_init(&made->references, 1);
@@ -90,6 +92,7 @@ eb_status eb_bridge_get_info(eb_bridge *bridge, eb_bridge_info *info) {
   info->sessions_live = eb_arena_live(&bridge->arena, EB_POOL_SESSIONS);
   info->handshakes_live = eb_arena_live(&bridge->arena, EB_POOL_HANDSHAKES);
   strncpy(info->gcm_kernel, bridge->gcm->name, sizeof info->gcm_kernel - 1);
+  strncpy(info->file_io, "pread", sizeof info->file_io - 1);
   strncpy(info->libcrypto, OpenSSL_version(OPENSSL_VERSION), sizeof info->libcrypto - 1);
 done:
   return status;

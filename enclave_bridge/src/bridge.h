@@ -4,6 +4,7 @@
 #include <stdatomic.h>
 
 #include "arena.h"
+#include "file_io.h"
 #include "gcm.h"
 #include "kdf.h"
 
@@ -14,6 +15,7 @@ struct eb_bridge {
   eb_arena arena;
   eb_crypto crypto;
   const eb_gcm_ops *gcm;
+  eb_staging staging[EB_STAGING_SLOTS]; /* beside the arena's slots of the same number */
 };
 
 /* False in a child of the process that opened it: then nothing secret may be touched. */

@@ -9,6 +9,7 @@
 #include "guard.h"
 #include "record.h"
 #include "session.h"
+#include "source.h"
 #include "transfer.h"
 
 static uint64_t now(void) {
@@ -35,14 +36,20 @@ typedef struct {
 typedef struct {
   eb_session *session;
   eb_transfer *transfer; /* may be NULL */
-  uint8_t *lane;         /* NULL when the implementation may write straight to records */
+  uint8_t *records;
+  uint64_t first_index;  /* page of the transfer's window of the first record */
   eb_record_header next; /* header of the record to make */
-  uint64_t next_index;
+  size_t begun, done;    /* pages that may have left something in records; pages sealed */
+  bool locked;
 } eb_sealer;
 
-static eb_status seal_run(eb_sealer *sealer, eb_run *run, const uint8_t *plain, uint8_t *records, size_t n) {
+/* Seals a run into records. Where the implementation may not write straight there, the ciphertext
+ * is made in `private` memory, which may be where the plaintext is. */
+static eb_status seal_run(eb_sealer *sealer, eb_run *run, const uint8_t *plain, size_t n, uint8_t *private) {
   eb_session *session = sealer->session;
+  uint8_t *records = sealer->records + sealer->done * EB_RECORD_SIZE;
   eb_status status = EB_OK;
+  sealer->begun += n;
   for (size_t i = 0; i < n; i++) {
     eb_record_write(run->headers[i], &sealer->next);
     eb_record_nonce(run->nonces[i], session->secret->send.iv, sealer->next.sequence);
@@ -50,8 +57,7 @@ static eb_status seal_run(eb_sealer *sealer, eb_run *run, const uint8_t *plain, 
         .iv = run->nonces[i],
         .aad = run->headers[i],
         .in = plain + i * EB_PAGE_SIZE,
-        .out = sealer->lane != NULL ? sealer->lane + i * EB_PAGE_SIZE
-                                    : records + i * EB_RECORD_SIZE + EB_RECORD_HEADER_SIZE,
+        .out = private != NULL ? private + i * EB_PAGE_SIZE : records + i * EB_RECORD_SIZE + EB_RECORD_HEADER_SIZE,
         .tag = run->tags[i],
     };
     sealer->next.sequence++;
@@ -61,11 +67,41 @@ static eb_status seal_run(eb_sealer *sealer, eb_run *run, const uint8_t *plain, 
   for (size_t i = 0; i < n; i++) {
     uint8_t *record = records + i * EB_RECORD_SIZE;
     memcpy(record, run->headers[i], EB_RECORD_HEADER_SIZE);
-    if (sealer->lane != NULL) memcpy(record + EB_RECORD_HEADER_SIZE, run->items[i].out, EB_PAGE_SIZE);
+    if (private != NULL) memcpy(record + EB_RECORD_HEADER_SIZE, run->items[i].out, EB_PAGE_SIZE);
     memcpy(record + EB_RECORD_HEADER_SIZE + EB_PAGE_SIZE, run->tags[i], EB_TAG_SIZE);
-    if (sealer->transfer != NULL) eb_transfer_record(sealer->transfer, sealer->next_index + i, run->tags[i]);
+    if (sealer->transfer != NULL) eb_transfer_record(sealer->transfer, sealer->first_index + sealer->done + i, run->tags[i]);
   }
-  sealer->next_index += n;
+  sealer->done += n;
+done:
+  return status;
+}
+
+static eb_status seal_memory(eb_sealer *sealer, const uint8_t *plain, size_t n) {
+  const eb_gcm_ops *ops = sealer->session->send_gcm.ops;
+  eb_arena *arena = &sealer->session->bridge->arena;
+  uint8_t *lane = ops->single_pass ? NULL : eb_arena_wait(arena, EB_POOL_LANES);
+  eb_status status = EB_OK;
+  eb_run run;
+  for (size_t done = 0; done < n && status == EB_OK; done += ops->batch)
+    status = seal_run(sealer, &run, plain + done * EB_PAGE_SIZE, smaller(ops->batch, n - done), lane);
+  eb_arena_give_used(arena, EB_POOL_LANES, lane, smaller(ops->batch, n) * EB_PAGE_SIZE);
+  return status;
+}
+
+static eb_status seal_read(eb_sealer *sealer, eb_reader *reader, size_t n) {
+  const eb_gcm_ops *ops = sealer->session->send_gcm.ops;
+  eb_status status = EB_OK;
+  eb_run run;
+  for (size_t done = 0; done < n;) {
+    const size_t some = smaller(EB_LANE_PAGES, n - done);
+    uint8_t *chunk = NULL;
+    EB_TRY(eb_reader_next(reader, &chunk));
+    for (size_t i = 0; i < some; i += ops->batch) {
+      uint8_t *page = chunk + i * EB_PAGE_SIZE;
+      EB_TRY(seal_run(sealer, &run, page, smaller(ops->batch, some - i), ops->single_pass ? NULL : page));
+    }
+    done += some;
+  }
 done:
   return status;
 }
@@ -86,61 +122,93 @@ static bool overlap(const uint8_t *a, size_t a_len, const uint8_t *b, size_t b_l
   return (uintptr_t)a < (uintptr_t)b + b_len && (uintptr_t)b < (uintptr_t)a + a_len;
 }
 
+/* What is the same whatever the pages come from; locks nothing. */
+static eb_status prepare(eb_sealer *sealer, uint32_t region, uint64_t first_gpa, size_t len, size_t records_cap) {
+  const eb_session *session = sealer->session;
+  const eb_transfer *transfer = sealer->transfer;
+  const size_t n = len / EB_PAGE_SIZE;
+  eb_status status = EB_OK;
+  EB_ENSURE(sealer->records != NULL, EB_ERR_ARGUMENT);
+  EB_ENSURE(transfer == NULL || transfer->bridge == session->bridge, EB_ERR_ARGUMENT);
+  EB_ENSURE(n >= 1 && n <= EB_REKEY_PAGES && len % EB_PAGE_SIZE == 0, EB_ERR_LENGTH);
+  EB_ENSURE(records_cap >= n * EB_RECORD_SIZE, EB_ERR_BUFFER);
+  EB_ENSURE(first_gpa % EB_PAGE_SIZE == 0, EB_ERR_UNALIGNED);
+  EB_ENSURE(first_gpa <= UINT64_MAX - len, EB_ERR_OUT_OF_RANGE);
+  if (transfer != NULL) {
+    EB_TRY(eb_transfer_locate(transfer, region, first_gpa, &sealer->first_index));
+    EB_ENSURE(n <= transfer->window.pages - sealer->first_index, EB_ERR_OUT_OF_RANGE);
+  }
+  memcpy(sealer->next.session_id, session->id, sizeof session->id);
+  sealer->next.region = region;
+  sealer->next.gpa = first_gpa;
+done:
+  return status;
+}
+
+static eb_status begin(eb_sealer *sealer, size_t n) {
+  pthread_mutex_lock(&sealer->session->send_lock);
+  if (sealer->transfer != NULL) pthread_mutex_lock(&sealer->transfer->lock);
+  sealer->locked = true;
+  return atomic_load(&sealer->session->closed) ? EB_ERR_SESSION_CLOSED : reserve(sealer->session, n, &sealer->next);
+}
+
+/* All or nothing: a failure takes back what was done, but for the sequence numbers. */
+static void finish(eb_sealer *sealer, eb_status status, uint64_t started, size_t *records_len, eb_result *result) {
+  eb_session *session = sealer->session;
+  eb_transfer *transfer = sealer->transfer;
+  if (!sealer->locked) return;
+  if (status == EB_OK) {
+    session->sent_pages += sealer->done;
+    *records_len = sealer->done * EB_RECORD_SIZE;
+    if (result != NULL)
+      *result = (eb_result){sealer->done, UINT64_MAX, now() - started, sealer->next.epoch, sealer->next.sequence - 1};
+  } else {
+    memset(sealer->records, 0, sealer->begun * EB_RECORD_SIZE);
+    for (size_t i = 0; transfer != NULL && i < sealer->done; i++) eb_transfer_drop(transfer, sealer->first_index + i);
+  }
+  if (transfer != NULL) pthread_mutex_unlock(&transfer->lock);
+  pthread_mutex_unlock(&session->send_lock);
+}
+
 eb_status eb_pages_seal(eb_session *session, eb_transfer *transfer, uint32_t region, uint64_t first_gpa,
                         const uint8_t *plain, size_t len, uint8_t *records, size_t records_cap, size_t *records_len,
                         eb_result *result) {
   const uint64_t started = now();
   const size_t n = len / EB_PAGE_SIZE;
   eb_status status = EB_OK;
-  eb_sealer sealer = {.session = session, .transfer = transfer};
-  eb_bridge *bridge = NULL;
-  eb_run run;
-  bool locked = false;
-  size_t sealed = 0;
-
+  eb_sealer sealer = {.session = session, .transfer = transfer, .records = records};
   EB_TRY(eb_session_usable(session));
-  bridge = session->bridge;
-  EB_ENSURE(plain != NULL && records != NULL && records_len != NULL, EB_ERR_ARGUMENT);
-  EB_ENSURE(transfer == NULL || transfer->bridge == bridge, EB_ERR_ARGUMENT);
-  EB_ENSURE(n >= 1 && n <= EB_REKEY_PAGES && len % EB_PAGE_SIZE == 0, EB_ERR_LENGTH);
-  EB_ENSURE(records_cap >= n * EB_RECORD_SIZE, EB_ERR_BUFFER);
+  EB_ENSURE(plain != NULL && records_len != NULL, EB_ERR_ARGUMENT);
+  EB_TRY(prepare(&sealer, region, first_gpa, len, records_cap));
   EB_ENSURE(!overlap(plain, len, records, n * EB_RECORD_SIZE), EB_ERR_ARGUMENT);
-  EB_ENSURE(first_gpa % EB_PAGE_SIZE == 0, EB_ERR_UNALIGNED);
-  EB_ENSURE(first_gpa <= UINT64_MAX - len, EB_ERR_OUT_OF_RANGE);
-  if (transfer != NULL) {
-    EB_TRY(eb_transfer_locate(transfer, region, first_gpa, &sealer.next_index));
-    EB_ENSURE(n <= transfer->window.pages - sealer.next_index, EB_ERR_OUT_OF_RANGE);
-  }
-  memcpy(sealer.next.session_id, session->id, sizeof session->id);
-  sealer.next.region = region;
-  sealer.next.gpa = first_gpa;
-
-  pthread_mutex_lock(&session->send_lock);
-  if (transfer != NULL) pthread_mutex_lock(&transfer->lock);
-  locked = true;
-  EB_ENSURE(!atomic_load(&session->closed), EB_ERR_SESSION_CLOSED);
-  EB_TRY(reserve(session, n, &sealer.next));
-  const eb_gcm_ops *ops = session->send_gcm.ops;
-  const uint64_t first_index = sealer.next_index;
-  if (!ops->single_pass) sealer.lane = eb_arena_wait(&bridge->arena, EB_POOL_LANES);
-  while (sealed < n && status == EB_OK) {
-    size_t some = smaller(ops->batch, n - sealed);
-    status = seal_run(&sealer, &run, plain + sealed * EB_PAGE_SIZE, records + sealed * EB_RECORD_SIZE, some);
-    sealed += some;
-  }
-  eb_arena_give_used(&bridge->arena, EB_POOL_LANES, sealer.lane, smaller(ops->batch, n) * EB_PAGE_SIZE);
-  if (status != EB_OK) { /* all or nothing */
-    memset(records, 0, sealed * EB_RECORD_SIZE);
-    for (size_t i = 0; transfer != NULL && i < sealed; i++) eb_transfer_drop(transfer, first_index + i);
-    goto done;
-  }
-  session->sent_pages += n;
-  *records_len = n * EB_RECORD_SIZE;
-  if (result != NULL)
-    *result = (eb_result){n, UINT64_MAX, now() - started, sealer.next.epoch, sealer.next.sequence - 1};
+  EB_TRY(begin(&sealer, n));
+  EB_TRY(seal_memory(&sealer, plain, n));
 done:
-  if (locked && transfer != NULL) pthread_mutex_unlock(&transfer->lock);
-  if (locked) pthread_mutex_unlock(&session->send_lock);
+  finish(&sealer, status, started, records_len, result);
+  return status;
+}
+
+eb_status eb_pages_seal_from(eb_session *session, eb_transfer *transfer, uint32_t region, uint64_t first_gpa,
+                             eb_source *source, uint64_t source_offset, size_t len, uint8_t *records,
+                             size_t records_cap, size_t *records_len, eb_result *result) {
+  const uint64_t started = now();
+  const size_t n = len / EB_PAGE_SIZE;
+  eb_status status = EB_OK;
+  eb_sealer sealer = {.session = session, .transfer = transfer, .records = records};
+  eb_staging *staging = NULL;
+  eb_reader reader;
+  EB_TRY(eb_session_usable(session));
+  EB_ENSURE(records_len != NULL, EB_ERR_ARGUMENT);
+  EB_TRY(prepare(&sealer, region, first_gpa, len, records_cap));
+  EB_TRY(eb_source_check(source, source_offset, len));
+  EB_ENSURE(source->bridge == session->bridge, EB_ERR_ARGUMENT);
+  staging = eb_staging_take(session->bridge);
+  eb_reader_start(&reader, source, staging, source_offset, len);
+  EB_TRY(begin(&sealer, n));
+  EB_TRY(seal_read(&sealer, &reader, n));
+done:
+  finish(&sealer, status, started, records_len, result);
+  if (staging != NULL) eb_staging_give(session->bridge, staging, smaller(len, EB_STAGING_SIZE));
   return status;
 }
 

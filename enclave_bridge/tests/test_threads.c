@@ -104,7 +104,7 @@ static void *wait_for_lane(void *argument) {
 }
 
 static void test_lanes_when_all_are_used_make_callers_wait(void) {
-  const eb_pool_plan plan[EB_POOLS] = {{64, 1}, {64, 1}, {64, 1}};
+  const eb_pool_plan plan[EB_POOLS] = {{64, 1}, {64, 1}, {64, 1}, {64, 1}};
   eb_arena arena;
   pthread_t thread;
   CHECK_OK(eb_arena_open(&arena, plan, true));

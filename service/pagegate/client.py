@@ -30,7 +30,7 @@ from pagegate.telemetry import NO_TELEMETRY, Tracing, rpc_attributes
 from pagegate.transfer import macs
 from pagegate.transfer.faults import transfer_faults
 from pagegate.transfer.sender import Progress, Sender
-from pagegate.transfer.source import BufferSource, Source
+from pagegate.transfer.source import BufferSource, FileSource, Source
 from pagegate.v1 import attestation_pb2 as att
 from pagegate.v1 import attestation_pb2_grpc as att_grpc
 from pagegate.v1 import transfer_pb2 as pb
@@ -190,7 +190,7 @@ class Client:
     def send(
         self,
         region: str,
-        source: Source | Buffer,
+        source: Source | FileSource | Buffer,
         *,
         first_gpa: int | None = None,
         mode: str = "replace",
@@ -203,7 +203,8 @@ class Client:
         """
         if mode not in ("replace", "delta"):
             raise ConfigError("MODE", f"transfer mode {mode!r} is not 'replace' or 'delta'")
-        pages = source if hasattr(source, "pages") and hasattr(source, "read") else BufferSource(source)
+        whole = isinstance(source, FileSource) or (hasattr(source, "pages") and hasattr(source, "read"))
+        pages = source if whole else BufferSource(source)  # type: ignore[arg-type]
         started = time.monotonic()
         with self._telemetry.span("pagegate.client.send", {"pagegate.region": region}, kind="client") as span:
             context = span.context

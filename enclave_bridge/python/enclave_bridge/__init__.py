@@ -5,7 +5,7 @@ Any object with the buffer protocol is taken without a copy; every call releases
 """
 
 from .errors import BridgeStatusError, StatusInfo, all_statuses, status_info
-from .handles import HARDENING, Bridge, Handshake, IsolatedBridge, Session, Transfer, parse_header
+from .handles import HARDENING, Bridge, Handshake, IsolatedBridge, Session, Source, Transfer, parse_header
 from .results import (
     BINDING_SIZE,
     HEADER_SIZE,
@@ -47,6 +47,7 @@ __all__ = [
     "SealResult",
     "Session",
     "SessionStats",
+    "Source",
     "StatusInfo",
     "Suite",
     "Transfer",

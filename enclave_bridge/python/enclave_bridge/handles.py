@@ -1,4 +1,4 @@
-"""Handles of the bridge: bridge, handshake, session, transfer.
+"""Handles of the bridge: bridge, handshake, session, transfer, source.
 
 A handle's C object is freed when the last reference to it goes, and a call holds one while it runs
 (without the GIL). So `close` is safe at any time in any thread: it ends the handle for later calls,
@@ -88,14 +88,16 @@ def _index(value: int) -> int | None:
     return None if value == _NO_INDEX else value
 
 
-def _options(backend: Any, max_sessions: int, max_handshakes: int, gcm_kernel: str | None) -> tuple[Any, Any]:
+def _options(
+    backend: Any, max_sessions: int, max_handshakes: int, gcm_kernel: str | None, file_io: str | None
+) -> tuple[Any, Any]:
     """The C options, and the memory that they point at."""
     options = backend.ffi.new("eb_bridge_options *")
     options.max_sessions = _unsigned(max_sessions, _U32_MAX)
     options.max_handshakes = _unsigned(max_handshakes, _U32_MAX)
-    name = ffi.NULL if gcm_kernel is None else ffi.new("char[]", gcm_kernel.encode())
-    options.gcm_kernel = name
-    return options, name
+    names = [ffi.NULL if name is None else ffi.new("char[]", name.encode()) for name in (gcm_kernel, file_io)]
+    options.gcm_kernel, options.file_io = names
+    return options, names
 
 
 class _Handle:
@@ -134,14 +136,22 @@ class Bridge(_Handle):
     """One pool of secret memory, for at most `max_sessions` and `max_handshakes` at a time.
 
     `gcm_kernel` names the AES-GCM to use (tests and benchmarks: avx512, vaes256, aesni, openssl); None is the
-    fastest that this CPU can run. One that it cannot run is an `ARGUMENT` error.
+    fastest that this CPU can run. One that it cannot run is an `ARGUMENT` error. So is a `file_io` (io_uring, pread)
+    that cannot be had; None is io_uring where the kernel lets us.
     """
 
     __slots__ = ()
 
-    def __init__(self, *, max_sessions: int = 256, max_handshakes: int = 64, gcm_kernel: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        max_sessions: int = 256,
+        max_handshakes: int = 64,
+        gcm_kernel: str | None = None,
+        file_io: str | None = None,
+    ) -> None:
         out = ffi.new("eb_bridge **")
-        options, _name = _options(_native, max_sessions, max_handshakes, gcm_kernel)
+        options, _names = _options(_native, max_sessions, max_handshakes, gcm_kernel, file_io)
         check(lib.eb_bridge_open(options, out))
         super().__init__(_native, out[0], "eb_bridge_free")
 
@@ -157,6 +167,7 @@ class Bridge(_Handle):
             handshakes_live=raw.handshakes_live,
             gcm_kernel=_string(raw.gcm_kernel),
             libcrypto=_string(raw.libcrypto),
+            file_io="io_uring" if _string(raw.file_io) == "io_uring" else "pread",
             process=raw.process or None,
             hardening=tuple(name for name, bit in _HARDENING.items() if raw.hardening & bit),
         )
@@ -186,6 +197,15 @@ class Bridge(_Handle):
         check(self._backend.lib.eb_transfer_new(self._live(), _exactly(transfer_id, TRANSFER_ID_SIZE), window, out))
         return Transfer(self._backend, out[0], "eb_transfer_free")
 
+    def source(self, fd: int, *, offset: int = 0, length: int) -> Source:
+        """Bytes [offset, offset + length) of a regular file or memfd, to seal from. `fd` may be closed afterwards."""
+        out = self._backend.ffi.new("eb_source **")
+        if not 0 <= fd < 2**31:
+            raise _error("EB_ERR_SOURCE_UNREADABLE")
+        start, size = _unsigned(offset, _U64_MAX), _unsigned(length, _U64_MAX)
+        check(self._backend.lib.eb_source_open(self._live(), fd, start, size, out))
+        return Source(self._backend, out[0], length)
+
 
 class IsolatedBridge(Bridge):
     """The same in a process of its own: no key and no page before it is verified is in this one.
@@ -213,7 +233,8 @@ class IsolatedBridge(Bridge):
         path = ffi.NULL if program is None else ffi.new("char[]", os.fsencode(program))
         isolated.program = path
         out = _isolated.ffi.new("eb_bridge **")
-        options, _name = _options(_isolated, max_sessions, max_handshakes, gcm_kernel)
+        # Requests of io_uring pass a system call filter by, so the process has none.
+        options, _names = _options(_isolated, max_sessions, max_handshakes, gcm_kernel, "pread")
         check(_isolated.lib.eb_isolated_open(options, isolated, out))
         _Handle.__init__(self, _isolated, out[0], "eb_bridge_free")
 
@@ -273,6 +294,17 @@ class Handshake(_Handle):
         out = self._backend.ffi.new("eb_session **")
         check(self._backend.lib.eb_handshake_session(self._live(), _exactly(session_id, SESSION_ID_SIZE), out))
         return Session(self._backend, out[0], "eb_session_free")
+
+
+class Source(_Handle):
+    """Part of a file whose pages `Session.seal_from` seals. Any number of threads may."""
+
+    __slots__ = ("length",)
+
+    def __init__(self, backend: Any, pointer: Any, length: int) -> None:
+        super().__init__(backend, pointer, "eb_source_free")
+        self.length = length
+        """Bytes."""
 
 
 class Transfer(_Handle):
@@ -341,9 +373,7 @@ class Session(_Handle):
             result = self.seal_into(transfer, region=region, first_gpa=first_gpa, plain=plain, out=out)
             return bytes(memoryview(out).cast("B")), result
         source = _read(plain)
-        size = len(source) // PAGE_SIZE * RECORD_SIZE
-        # The bytes object is ours alone until it is returned, so C may write it.
-        records: bytes = bytes(size) if size < _UNINITIALISED_FROM else _uninitialised_bytes(None, size)
+        records = _room_for(len(source))
         return records, self._seal(transfer, region, first_gpa, source, _read(records))
 
     def seal_into(
@@ -356,16 +386,41 @@ class Session(_Handle):
             raise _error("EB_ERR_BUFFER" if size < len(source) // PAGE_SIZE * RECORD_SIZE else "EB_ERR_LENGTH")
         return self._seal(transfer, region, first_gpa, source, target)
 
+    def seal_from(
+        self, transfer: Transfer | None, *, region: int, first_gpa: int, source: Source, offset: int, length: int
+    ) -> tuple[bytes, SealResult]:
+        """Seal `length` bytes of a source from `offset` (whole pages; zeros after the source's end fill the last).
+
+        The plaintext is read into the bridge's secret memory: Python has no view of it.
+        """
+        owned_source = source._live()
+        if not 0 < length < source.length + PAGE_SIZE:  # no room is made for what cannot be
+            raise _error("EB_ERR_LENGTH")
+        records = _room_for(length)
+        return records, self._sealed(
+            self._backend.lib.eb_pages_seal_from,
+            transfer,
+            region,
+            first_gpa,
+            (owned_source, _unsigned(offset, _U64_MAX), length),
+            _read(records),
+        )
+
     def _seal(self, transfer: Transfer | None, region: int, first_gpa: int, source: Any, target: Any) -> SealResult:
+        return self._sealed(self._backend.lib.eb_pages_seal, transfer, region, first_gpa, (source, len(source)), target)
+
+    def _sealed(
+        self, call: Any, transfer: Transfer | None, region: int, first_gpa: int, plain: tuple[Any, ...], target: Any
+    ) -> SealResult:
+        """Either way to seal; `plain` is what says where the pages come from."""
         owned = None if transfer is None else transfer._live()
         raw, written = self._backend.ffi.new("eb_result *"), ffi.new("size_t *")
-        status = self._backend.lib.eb_pages_seal(
+        status = call(
             self._live(),
             ffi.NULL if owned is None else owned[0],
             _unsigned(region, _U32_MAX),
             _unsigned(first_gpa, _U64_MAX),
-            source,
-            len(source),
+            *plain,
             target,
             len(target),
             written,
@@ -461,6 +516,12 @@ def parse_header(record: ReadableBuffer) -> RecordHeader:
     return RecordHeader(
         bytes(ffi.buffer(raw.session_id)), raw.epoch, raw.flags, raw.sequence, raw.region, raw.reserved, raw.gpa
     )
+
+
+def _room_for(length: int) -> bytes:
+    """Room for the records of that much plaintext. The object is ours alone until it is returned: C may write it."""
+    size = length // PAGE_SIZE * RECORD_SIZE
+    return bytes(size) if size < _UNINITIALISED_FROM else _uninitialised_bytes(None, size)
 
 
 def _mac_room() -> tuple[Any, Any]:

@@ -50,6 +50,7 @@ class BridgeInfo:
     handshakes_live: int
     gcm_kernel: str
     libcrypto: str
+    file_io: Literal["io_uring", "pread"]
     process: int | None = None
     """Pid of an isolated bridge; None when it is in this process."""
     hardening: tuple[str, ...] = ()

@@ -25,7 +25,7 @@ from pagegate.client import Client
 from pagegate.config import PeerConfig
 from pagegate.connect import build_appraiser, build_platform
 from pagegate.rpc.tls import ClientTls
-from pagegate.transfer.source import ProcessSource, Source, file_source, process_mappings, stream_source
+from pagegate.transfer.source import FileSource, ProcessSource, Source, file_source, process_mappings, stream_source
 
 _RANGE = re.compile(r"(0x[0-9a-fA-F]+|[0-9]+)-(0x[0-9a-fA-F]+|[0-9]+)")
 
@@ -127,7 +127,7 @@ def command(
 @contextmanager
 def _open_source(
     source: str | None, pid: int | None, address_range: str | None, mapping: str | None, limit: int
-) -> Iterator[Source]:
+) -> Iterator[Source | FileSource]:
     if pid is not None:
         start, end = _addresses(pid, address_range, mapping)
         process = ProcessSource(pid, start, end)

@@ -68,6 +68,9 @@ STATUS_OF_REASON: dict[str, grpc.StatusCode] = {
     "TRANSFER_MISMATCH": grpc.StatusCode.FAILED_PRECONDITION,
     "TRANSFER_IN_USE": grpc.StatusCode.ABORTED,
     "TRANSFER_TRUNCATED": grpc.StatusCode.ABORTED,
+    "SOURCE_UNREADABLE": grpc.StatusCode.INTERNAL,
+    "TARGET_FULL": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "TARGET_IO": grpc.StatusCode.INTERNAL,
     "NOTHING_STAGED": grpc.StatusCode.FAILED_PRECONDITION,
     "DRAINING": grpc.StatusCode.UNAVAILABLE,
 }

@@ -184,8 +184,8 @@ class PageTransferServicer:
             offset = region.window(request.first_gpa, pages)
             span.set({"pagegate.region": spec.name, "pagegate.pages": pages})
             with (
-                region.read() as (view, generation),
                 transfer_faults(),
+                region.read(self._bridge) as (source, generation),
                 self._bridge.transfer(
                     request.transfer_id, region=region.number, base_gpa=spec.base_gpa, pages=spec.pages
                 ) as transfer,
@@ -200,11 +200,13 @@ class PageTransferServicer:
                 for number, first in enumerate(range(0, pages, step)):
                     start = offset + first * eb.PAGE_SIZE
                     count = min(step, pages - first)
-                    records, result = session.seal(
+                    records, result = session.seal_from(
                         transfer,
                         region=region.number,
                         first_gpa=spec.base_gpa + start,
-                        plain=view[start : start + count * eb.PAGE_SIZE],
+                        source=source,
+                        offset=start,
+                        length=count * eb.PAGE_SIZE,
                     )
                     self._telemetry.count(
                         "pagegate.pages", count, {"pagegate.direction": "out", "pagegate.region": spec.name}

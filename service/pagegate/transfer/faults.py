@@ -21,6 +21,10 @@ _ADVICE = {
     "LENGTH": "page records must be whole: 4160 bytes each",
     "MAC": "a control message's MAC does not verify: it was changed on the way, or not made by the attested peer",
     "SESSION_CLOSED": "the session is closed (too many bad pages, a policy change or its end); attest again",
+    "SOURCE_UNREADABLE": "a file was cut while it was sent, or reading it failed; see the kernel log, then send again",
+    "TARGET_FULL": "the disk, quota or file size limit of the region's directory is reached: nothing became visible; "
+    "make room there and send again",
+    "TARGET_IO": "a region's file cannot be written: nothing became visible; see the kernel log of its machine",
     "EXHAUSTED": "the session's keys are used up; attest again",
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -144,20 +143,17 @@ class Region:
             return result, self._backing.touch()
 
     @contextlib.contextmanager
-    def read(self) -> Iterator[tuple[memoryview, int]]:
-        """A read-only view of the committed generation, and its number. Later commits do not change it."""
+    def read(self, bridge: eb.Bridge) -> Iterator[tuple[eb.Source, int]]:
+        """The committed generation for the bridge to seal from, and its number. Later commits do not change it."""
         with self._lock:
             fd = self._backing.open_current()
             generation = self._backing.generation
         try:
-            with mmap.mmap(fd, self.spec.pages * eb.PAGE_SIZE, access=mmap.ACCESS_READ) as mapping:
-                view = memoryview(mapping)
-                try:
-                    yield view, generation
-                finally:
-                    view.release()
+            source = bridge.source(fd, length=self.spec.pages * eb.PAGE_SIZE)
         finally:
             os.close(fd)
+        with source:
+            yield source, generation
 
     def open_current(self) -> int:
         """A descriptor of the committed generation for a local reader; belongs to the caller."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 
 import enclave_bridge as eb
 from pagegate.errors import TransferError
 from pagegate.handshake.model import Established, GrantedRegion
 from pagegate.transfer import macs
 from pagegate.transfer.faults import transfer_faults
-from pagegate.transfer.source import Source
+from pagegate.transfer.source import FileSource, Source
 
 Progress = Callable[[int, int], None]
 """Called with pages acknowledged and pages in all."""
@@ -26,7 +25,7 @@ class Sender:
         self,
         bridge: eb.Bridge,
         region: GrantedRegion,
-        source: Source,
+        source: Source | FileSource,
         *,
         first_gpa: int | None = None,
         delta: bool = False,
@@ -47,7 +46,7 @@ class Sender:
         self.transfer_id = bridge.random(macs.TRANSFER_ID_SIZE)
         self.delta = delta
         self.pages = source.pages
-        self._source = source
+        self._plain = source.open(bridge) if isinstance(source, FileSource) else source
         self._first_gpa = start
         self._progress = progress
         self._sealed = sealed
@@ -83,16 +82,24 @@ class Sender:
                     return
             first = number * step
             count = min(step, self.pages - first)
-            with transfer_faults(), nullcontext(self._source.read(first, count)) as plain:
-                records, result = established.session.seal(
-                    self._transfer,
-                    region=self.region.number,
-                    first_gpa=self._first_gpa + first * eb.PAGE_SIZE,
-                    plain=plain,
-                )
+            records, result = self._seal(established.session, first, count)
             if self._sealed is not None:
                 self._sealed(count, result.nanoseconds)
             yield number, records
+
+    def _seal(self, session: eb.Session, first: int, count: int) -> tuple[bytes, eb.SealResult]:
+        number, gpa = self.region.number, self._first_gpa + first * eb.PAGE_SIZE
+        with transfer_faults():
+            if isinstance(self._plain, eb.Source):
+                return session.seal_from(
+                    self._transfer,
+                    region=number,
+                    first_gpa=gpa,
+                    source=self._plain,
+                    offset=first * eb.PAGE_SIZE,
+                    length=count * eb.PAGE_SIZE,
+                )
+            return session.seal(self._transfer, region=number, first_gpa=gpa, plain=self._plain.read(first, count))
 
     def commit(self, session: eb.Session) -> bytes:
         """MAC over what was sent."""
@@ -130,4 +137,6 @@ class Sender:
     def close(self) -> None:
         """Gives up the bridge's account of the transfer."""
         self.stop()
+        if isinstance(self._plain, eb.Source):
+            self._plain.close()
         self._transfer.close()

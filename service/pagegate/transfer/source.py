@@ -1,10 +1,13 @@
-"""What a client sends: pages from a buffer, a file, a stream or another process's memory."""
+"""What a client sends: pages from a buffer, a file, a stream or another process's memory.
+
+Most sources hand their bytes over; a file's are read by the bridge, so that its plaintext is in no memory of ours.
+"""
 
 from __future__ import annotations
 
-import mmap
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +18,7 @@ from typing_extensions import Buffer
 
 import enclave_bridge as eb
 from pagegate.errors import TransferError
+from pagegate.transfer.faults import transfer_faults
 
 
 class Source(Protocol):
@@ -48,21 +52,40 @@ class BufferSource:
         return part if not missing else bytes(part) + bytes(missing)
 
 
+class FileSource:
+    """Pages of an open file as long as it is now. A last partial page is padded with zeros."""
+
+    def __init__(self, fd: int, length: int) -> None:
+        self._fd = fd
+        self._length = length
+
+    @property
+    def pages(self) -> int:
+        """How many pages."""
+        return -(-self._length // eb.PAGE_SIZE)
+
+    def open(self, bridge: eb.Bridge) -> eb.Source:
+        """For that bridge to read; the caller closes it. Raises TransferError SOURCE_UNREADABLE."""
+        with transfer_faults():
+            return bridge.source(self._fd, length=self._length)
+
+
 @contextmanager
-def file_source(path: Path) -> Iterator[BufferSource]:
-    """Pages of a file, mapped. Raises TransferError SOURCE_UNREADABLE, SOURCE_EMPTY."""
+def file_source(path: Path) -> Iterator[FileSource]:
+    """Pages of a file. Raises TransferError SOURCE_UNREADABLE, SOURCE_EMPTY."""
     try:
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                raise TransferError("SOURCE_EMPTY", f"{path} is empty: there is nothing to send")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
-                source = BufferSource(mapping)
-                try:
-                    yield source
-                finally:
-                    source._view.release()
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe's open must not wait for a writer
     except OSError as error:
         raise TransferError("SOURCE_UNREADABLE", f"cannot read {path}: {error.strerror or error}") from error
+    try:
+        facts = os.fstat(fd)
+        if not stat.S_ISREG(facts.st_mode):
+            raise TransferError("SOURCE_UNREADABLE", f"{path} is not a regular file; pipe it into standard input (-)")
+        if facts.st_size == 0:
+            raise TransferError("SOURCE_EMPTY", f"{path} is empty: there is nothing to send")
+        yield FileSource(fd, facts.st_size)
+    finally:
+        os.close(fd)
 
 
 def stream_source(stream: BinaryIO, limit: int) -> BufferSource:

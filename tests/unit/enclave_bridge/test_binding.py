@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -223,6 +224,79 @@ def test_target_fd_when_pages_arrive_has_them(pair: Pair) -> None:
     with pytest.raises(BridgeStatusError) as excinfo:
         sent.target_fd(-1)
     assert reason(excinfo) == "TARGET"
+
+
+@pytest.fixture
+def memory_file() -> Iterator[int]:
+    fd = os.memfd_create("source")
+    os.write(fd, pages(70) + b"tail")
+    yield fd
+    os.close(fd)
+
+
+@pytest.mark.parametrize("count", [1, 16, 71])
+def test_seal_from_when_opened_is_what_the_file_has(pair: Pair, memory_file: int, count: int) -> None:
+    sent, received = pair.transfers(count)
+    target = bytearray(count * PAGE_SIZE)
+    received.target_memory(target)
+    source = pair.client_bridge.source(memory_file, length=70 * PAGE_SIZE + 4)
+    records, result = pair.client.seal_from(
+        sent, region=REGION, first_gpa=BASE_GPA, source=source, offset=0, length=count * PAGE_SIZE
+    )
+    assert (len(records), result.pages, result.sequence) == (count * RECORD_SIZE, count, count - 1)
+    pair.server.open(received, records)
+    assert target == (pages(70) + b"tail" + bytes(PAGE_SIZE - 4))[: count * PAGE_SIZE]
+
+
+def test_seal_from_when_the_file_was_cut_raises_its_reason(pair: Pair, memory_file: int) -> None:
+    source = pair.client_bridge.source(memory_file, length=70 * PAGE_SIZE)
+    os.ftruncate(memory_file, 30 * PAGE_SIZE)
+    with pytest.raises(BridgeStatusError) as excinfo:
+        pair.client.seal_from(
+            None, region=REGION, first_gpa=BASE_GPA, source=source, offset=PAGE_SIZE, length=69 * PAGE_SIZE
+        )
+    assert reason(excinfo) == "SOURCE_UNREADABLE"
+
+
+@pytest.mark.parametrize(
+    ("offset", "length"), [(0, 0), (0, -1), (0, 100), (0, 72 * PAGE_SIZE), (70 * PAGE_SIZE + 4, PAGE_SIZE), (0, 2**50)]
+)
+def test_seal_from_when_not_pages_of_the_source_is_refused(
+    pair: Pair, memory_file: int, offset: int, length: int
+) -> None:
+    source = pair.client_bridge.source(memory_file, length=70 * PAGE_SIZE + 4)
+    with pytest.raises(BridgeStatusError) as excinfo:
+        pair.client.seal_from(None, region=REGION, first_gpa=BASE_GPA, source=source, offset=offset, length=length)
+    assert reason(excinfo) == "LENGTH"
+
+
+def test_source_when_it_is_no_file_or_shorter_is_refused(pair: Pair, memory_file: int) -> None:
+    ends = os.pipe()
+    for fd, length in ((-1, 1), (2**40, 1), (ends[0], 1), (memory_file, 71 * PAGE_SIZE)):
+        with pytest.raises(BridgeStatusError) as excinfo:
+            pair.client_bridge.source(fd, length=length)
+        assert reason(excinfo) == "SOURCE_UNREADABLE"
+    for end in ends:
+        os.close(end)
+
+
+def test_seal_from_when_the_source_was_closed_is_refused(pair: Pair, memory_file: int) -> None:
+    source = pair.client_bridge.source(memory_file, length=PAGE_SIZE)
+    source.close()
+    with pytest.raises(BridgeStatusError) as excinfo:
+        pair.client.seal_from(None, region=REGION, first_gpa=BASE_GPA, source=source, offset=0, length=PAGE_SIZE)
+    assert reason(excinfo) == "STATE"
+
+
+@pytest.mark.parametrize("name", ["mmap", "", "io_urin"])
+def test_bridge_when_the_file_io_is_unknown_is_refused(name: str) -> None:
+    with pytest.raises(BridgeStatusError) as excinfo:
+        Bridge(max_sessions=1, max_handshakes=1, file_io=name)
+    assert reason(excinfo) == "ARGUMENT"
+
+
+def test_bridge_when_told_to_use_pread_says_so() -> None:
+    assert Bridge(max_sessions=1, max_handshakes=1, file_io="pread").info.file_io == "pread"
 
 
 def test_target_memory_when_given_is_kept_alive(pair: Pair) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import enclave_bridge as eb
 from pagegate.errors import TransferError
 from pagegate.transfer.source import BufferSource, ProcessSource, file_source, process_mappings, stream_source
 
@@ -32,12 +33,32 @@ def test_buffer_when_empty_is_refused():
         BufferSource(b"")
 
 
-def test_file_is_read_by_pages(tmp_path: Path):
+@pytest.mark.parametrize(("size", "count"), [(1, 1), (4096, 1), (4097, 2), (12288, 3)])
+def test_file_when_opened_for_a_bridge_has_its_pages(tmp_path: Path, size: int, count: int):
     path = tmp_path / "f"
-    path.write_bytes(b"x" * 4096 + b"y" * 100)
+    path.write_bytes(b"x" * size)
+    bridge = eb.Bridge(max_sessions=1, max_handshakes=1)
+    with file_source(path) as source, source.open(bridge) as opened:
+        assert (source.pages, opened.length) == (count, size)
+
+
+def test_file_when_cut_before_a_bridge_has_it_is_refused(tmp_path: Path):
+    path = tmp_path / "f"
+    path.write_bytes(b"x" * 4096)
+    bridge = eb.Bridge(max_sessions=1, max_handshakes=1)
     with file_source(path) as source:
-        assert source.pages == 2
-        assert bytes(source.read(0, 2)) == b"x" * 4096 + b"y" * 100 + bytes(3996)
+        os.truncate(path, 4095)
+        with pytest.raises(TransferError, match="SOURCE_UNREADABLE"):
+            source.open(bridge)
+
+
+@pytest.mark.parametrize("kind", ["directory", "fifo", "device"])
+def test_file_when_not_regular_is_refused_at_once(tmp_path: Path, kind: str):
+    path = {"directory": tmp_path, "fifo": tmp_path / "fifo", "device": Path("/dev/zero")}[kind]
+    if kind == "fifo":
+        os.mkfifo(path)
+    with pytest.raises(TransferError, match="not a regular file"), file_source(path):
+        pass
 
 
 def test_file_when_missing_or_empty_is_refused(tmp_path: Path):
