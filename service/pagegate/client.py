@@ -40,7 +40,7 @@ _SERVICE = "/pagegate.v1.PageTransfer/"
 _RESUMABLE = frozenset(
     {"PEER_UNAVAILABLE", "TRANSFER_TRUNCATED", "TRANSFER_IN_USE", "CANCELLED", "DRAINING", "BATCH_OUT_OF_ORDER"}
 )
-_REATTEST = frozenset({"SESSION_UNKNOWN", "SESSION_EXPIRED", "SESSION_CLOSED", "EXHAUSTED", "EPOCH"})
+_REATTEST = frozenset({"SESSION_UNKNOWN", "SESSION_EXPIRED", "SESSION_CLOSED", "EXHAUSTED", "EPOCH", "BRIDGE_DIED"})
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.max_send_message_length", 64 << 20),

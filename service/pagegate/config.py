@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pagegate.errors import ConfigError
+from pagegate.transfer.keeper import BridgeKind
 from pagegate.transfer.region import RegionSpec
 
 PAGE = 4096
@@ -126,6 +127,10 @@ class ServeConfig(PeerConfig):
     max_batches_in_flight: int = Field(32, ge=1, le=1024, description="Most batches a sender may be ahead.")
     shadow_policy: Path | None = Field(
         None, description="Policy on trial: what it would decide otherwise is logged, and never obeyed."
+    )
+    bridge: BridgeKind = Field(
+        BridgeKind.ISOLATED,
+        description="Where keys and plaintext staging are: a confined process of their own, or this process (weaker).",
     )
     drain_seconds: float = Field(20.0, ge=0, description="Seconds that running calls get to finish on SIGTERM.")
     prometheus_port: int | None = Field(None, ge=1, le=65535, description="Port of the Prometheus endpoint.")

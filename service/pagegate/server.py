@@ -26,6 +26,7 @@ from pagegate.rpc.attestation import AttestationServicer
 from pagegate.rpc.events import Observer, ServerEvent, ignore
 from pagegate.rpc.tls import ServerTls
 from pagegate.telemetry import NO_TELEMETRY, Tracing
+from pagegate.transfer.keeper import BridgeKeeper, BridgeKind
 from pagegate.transfer.region import RegionSpec, RegionTable
 from pagegate.transfer.registry import TransferRegistry
 from pagegate.transfer.session import SessionTable
@@ -56,6 +57,8 @@ class ServerOptions:
     stale_transfer_s: float = 30.0
     """Seconds after which a broken transfer loses its region to another writer."""
     tls: ServerTls | None = None
+    bridge: BridgeKind = BridgeKind.IN_PROCESS
+    """Where keys and plaintext staging are; `pagegate serve` isolates them unless told otherwise."""
 
 
 class Server:
@@ -71,15 +74,21 @@ class Server:
         telemetry: Tracing = NO_TELEMETRY,
         observer: Observer = ignore,
     ) -> None:
-        """Raises ConfigError, TransferError (a region's backing), BridgeStatusError (locked memory)."""
+        """Raises ConfigError, TransferError (a region's backing), BridgeError (locked memory, no isolation)."""
         self.options = options = options or ServerOptions()
         self.started_at = time.time()
         self._observer = observer
         self._appraiser = appraiser
-        self.bridge = eb.Bridge(max_sessions=options.max_sessions, max_handshakes=options.max_handshakes + 1)
         self.regions = RegionTable(regions)
         self.sessions = SessionTable(options.max_sessions)
-        self._registry = TransferRegistry(self.bridge, stale_after_s=options.stale_transfer_s)
+        self._health = health.HealthServicer()
+        self._keeper = BridgeKeeper(
+            options.bridge,
+            max_sessions=options.max_sessions,
+            max_handshakes=options.max_handshakes + 1,
+            changed=self._bridge_changed,
+        )
+        self._registry = TransferRegistry(lambda: self._keeper.current, stale_after_s=options.stale_transfer_s)
         settings = ServerSettings(
             limits=options.limits,
             suites=options.suites,
@@ -99,7 +108,7 @@ class Server:
         )
         attestation_pb2_grpc.add_AttestationServicer_to_server(
             AttestationServicer(
-                lambda: ServerHandshake(self.bridge, platform, self._appraiser, self.regions, settings),
+                lambda: ServerHandshake(self._keeper.current, platform, self._appraiser, self.regions, settings),
                 self.sessions,
                 telemetry,
                 observer,
@@ -110,11 +119,10 @@ class Server:
         )
         rpc_transfer.add_to_server(
             rpc_transfer.PageTransferServicer(
-                self.bridge, self.regions, self.sessions, self._registry, telemetry, observer
+                lambda: self._keeper.current, self.regions, self.sessions, self._registry, telemetry, observer
             ),
             self._grpc,
         )
-        self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
         self.port = self._bind(options)
@@ -131,6 +139,24 @@ class Server:
             ) from error
 
     @property
+    def bridge(self) -> eb.Bridge:
+        """The bridge in use. Raises TransferError BRIDGE_DIED while there is none."""
+        return self._keeper.current
+
+    def _bridge_changed(self, alive: bool) -> None:
+        """A bridge that died took every key and every account with it: what depends on them ends here."""
+        if not alive:
+            self.sessions.close()
+            self._registry.reset()
+            self.regions.close_doors()
+        self._say_healthy(alive)
+
+    def _say_healthy(self, healthy: bool) -> None:
+        status = health_pb2.HealthCheckResponse
+        for service in ("", *_SERVICES):
+            self._health.set(service, status.SERVING if healthy else status.NOT_SERVING)
+
+    @property
     def address(self) -> str:
         """Host and port as bound."""
         return f"{self.options.listen.rpartition(':')[0]}:{self.port}"
@@ -138,8 +164,7 @@ class Server:
     def start(self) -> Self:
         """Begins to serve; health becomes SERVING."""
         self._grpc.start()
-        for service in ("", *_SERVICES):
-            self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        self._say_healthy(True)
         return self
 
     def reappraise(self, appraiser: Appraiser, judge: Reappraise) -> int:
@@ -178,7 +203,7 @@ class Server:
             self._grpc.stop(grace_s).wait()
             self.sessions.close()
             self.regions.close()
-            self.bridge.close()
+            self._keeper.close()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Blocks until the server has stopped; True when it timed out."""

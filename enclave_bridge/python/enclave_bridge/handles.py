@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from . import _isolated, _native
 from ._native import ffi, lib
@@ -141,6 +141,8 @@ class Bridge(_Handle):
     """
 
     __slots__ = ()
+    isolation: ClassVar[Literal["in-process", "isolated"]] = "in-process"
+    """Where the keys are."""
 
     def __init__(
         self,
@@ -216,6 +218,7 @@ class IsolatedBridge(Bridge):
     """
 
     __slots__ = ()
+    isolation = "isolated"
 
     def __init__(
         self,

@@ -56,11 +56,6 @@ class BridgeInfo:
     hardening: tuple[str, ...] = ()
     """What confines an isolated bridge, of `HARDENING`."""
 
-    @property
-    def isolation(self) -> Literal["isolated", "in-process"]:
-        """Where the keys are."""
-        return "in-process" if self.process is None else "isolated"
-
 
 @dataclass(frozen=True, slots=True)
 class SealResult:

@@ -39,6 +39,7 @@ def server_options(config: ServeConfig) -> ServerOptions:
         max_handshakes=config.max_handshakes,
         max_streams=config.max_streams,
         tls=tls,
+        bridge=config.bridge,
     )
 
 

@@ -73,6 +73,7 @@ STATUS_OF_REASON: dict[str, grpc.StatusCode] = {
     "TARGET_IO": grpc.StatusCode.INTERNAL,
     "NOTHING_STAGED": grpc.StatusCode.FAILED_PRECONDITION,
     "DRAINING": grpc.StatusCode.UNAVAILABLE,
+    "BRIDGE_DIED": grpc.StatusCode.UNAVAILABLE,
 }
 _REASON_OF_CODE = {
     grpc.StatusCode.UNAVAILABLE: "PEER_UNAVAILABLE",

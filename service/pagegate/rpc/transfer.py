@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,7 +37,7 @@ class PageTransferServicer:
 
     def __init__(
         self,
-        bridge: eb.Bridge,
+        bridge: Callable[[], eb.Bridge],
         regions: RegionTable,
         sessions: SessionTable,
         registry: TransferRegistry,
@@ -45,6 +45,7 @@ class PageTransferServicer:
         observer: Observer,
     ) -> None:
         self._bridge = bridge
+        self._backend = bridge().isolation
         self._regions = regions
         self._sessions = sessions
         self._registry = registry
@@ -63,7 +64,7 @@ class PageTransferServicer:
             region = self._region(live, int.from_bytes(record[_REGION_FIELD], "little"), AccessMode.WRITE)
             session = live.established.session
             with transfer_faults():
-                result, generation = region.write_page(self._bridge, session, record)
+                result, generation = region.write_page(self._bridge(), session, record)
             self._opened(region, result)
             span.set({"pagegate.region": region.spec.name, "pagegate.generation": generation})
             receipt = session.mac(eb.MacPurpose.RECEIPT, macs.page(record[-eb.TAG_SIZE :], generation))
@@ -185,8 +186,8 @@ class PageTransferServicer:
             span.set({"pagegate.region": spec.name, "pagegate.pages": pages})
             with (
                 transfer_faults(),
-                region.read(self._bridge) as (source, generation),
-                self._bridge.transfer(
+                region.read(self._bridge()) as (source, generation),
+                self._bridge().transfer(
                     request.transfer_id, region=region.number, base_gpa=spec.base_gpa, pages=spec.pages
                 ) as transfer,
             ):
@@ -212,7 +213,9 @@ class PageTransferServicer:
                         "pagegate.pages", count, {"pagegate.direction": "out", "pagegate.region": spec.name}
                     )
                     self._telemetry.timed_span(
-                        "pagegate.bridge.seal", nanoseconds=result.nanoseconds, attributes={"pagegate.pages": count}
+                        "pagegate.bridge.seal",
+                        nanoseconds=result.nanoseconds,
+                        attributes={"pagegate.pages": count, "pagegate.bridge.backend": self._backend},
                     )
                     yield Batch(records, number)
                 yield pb.GetRegionResponse(end=pb.RegionEnd(pages=pages, mac=session.commit_mac(transfer)))
@@ -229,7 +232,9 @@ class PageTransferServicer:
         self._telemetry.count("pagegate.pages", result.pages, attributes)
         self._telemetry.count("pagegate.bytes", result.pages * eb.PAGE_SIZE, attributes)
         self._telemetry.timed_span(
-            "pagegate.bridge.open", nanoseconds=result.nanoseconds, attributes={"pagegate.pages": result.pages}
+            "pagegate.bridge.open",
+            nanoseconds=result.nanoseconds,
+            attributes={"pagegate.pages": result.pages, "pagegate.bridge.backend": self._backend},
         )
 
     @contextmanager

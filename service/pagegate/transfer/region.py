@@ -160,6 +160,11 @@ class Region:
         with self._lock:
             return self._backing.open_current()
 
+    def close_door(self) -> None:
+        """Gives up the account of single pages; the next page makes another."""
+        with self._lock:
+            self._close_door()
+
     def _close_door(self) -> None:
         if self._door is not None:
             self._door.close()
@@ -215,6 +220,11 @@ class RegionTable:
             region = self.by_name(name)
             granted[name] = GrantedRegion(name, region.number, region.spec.base_gpa, region.spec.pages, mode)
         return granted
+
+    def close_doors(self) -> None:
+        """What a bridge that is gone held of the regions."""
+        for region in self._regions:
+            region.close_door()
 
     def close(self) -> None:
         """Closes every region."""
