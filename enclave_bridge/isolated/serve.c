@@ -62,7 +62,7 @@ void eb_job_send(eb_job *job, size_t len, bool final) {
 
 /* ---- one call --------------------------------------------------------------------------------- */
 
-/* The descriptor that came with the call, or -1: one message of the socket holds one. */
+/* The descriptor that came with the call, or -1. There is room for one: the kernel drops what else a message holds. */
 static int receive_descriptor(int socket) {
   union {
     struct cmsghdr header;
@@ -70,7 +70,7 @@ static int receive_descriptor(int socket) {
   } control;
   uint8_t byte;
   struct iovec data = {&byte, 1};
-  struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+  struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = CMSG_LEN(sizeof(int))};
   int fd = -1;
   if (recvmsg(socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) < 0) return -1;
   const struct cmsghdr *found = CMSG_FIRSTHDR(&message);

@@ -8,6 +8,12 @@
 #include "handles.h"
 #include "lanes.h"
 
+#ifdef EB_SERVE_APART /* a shared object of the tests */
+#define EB_SERVER_API EB_API
+#else
+#define EB_SERVER_API
+#endif
+
 typedef struct eb_server eb_server;
 
 typedef struct {
@@ -48,13 +54,13 @@ typedef struct {
 
 /* Opens the bridge and makes the lanes; nothing runs yet. The caller checks nothing of `setup` before.
  * The server must not move in memory afterwards. */
-EB_MUST_USE eb_status eb_server_open(eb_server *server, const eb_setup *setup, int socket);
+EB_MUST_USE EB_SERVER_API eb_status eb_server_open(eb_server *server, const eb_setup *setup, int socket);
 /* Starts a thread a lane and returns when all of them are about to serve. */
-EB_MUST_USE eb_status eb_server_start(eb_server *server);
+EB_MUST_USE EB_SERVER_API eb_status eb_server_start(eb_server *server);
 /* Serves one lane until it is closed. False when the caller did not keep to the form. */
 bool eb_lane_serve(eb_lane *lane);
 /* Ends the lanes, waits for the threads, frees every handle and the bridge. */
-void eb_server_close(eb_server *server);
+EB_SERVER_API void eb_server_close(eb_server *server);
 /* What a lane's thread does when its caller breaks the form. The default closes the lane. */
 extern void (*eb_server_violated)(eb_lane *lane);
 

@@ -121,7 +121,7 @@ static eb_status receive_ready(int socket, eb_ready *ready, int *area_fd) {
     uint8_t bytes[CMSG_SPACE(sizeof(int))];
   } control;
   struct iovec data = {ready, sizeof *ready};
-  struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+  struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = CMSG_LEN(sizeof(int))};
   eb_status status = EB_OK;
   EB_ENSURE(wait_readable(socket, START_MS), EB_ERR_BRIDGE_DIED);
   EB_ENSURE(recvmsg(socket, &message, MSG_CMSG_CLOEXEC) == sizeof *ready, EB_ERR_BRIDGE_DIED);
