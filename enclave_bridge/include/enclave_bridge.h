@@ -73,6 +73,7 @@ typedef enum { EB_ROLE_CLIENT = 1, EB_ROLE_SERVER = 2 } eb_role;
 typedef enum {
   EB_MEMORY_SECRET = 1, /* memfd_secret(2): not mapped by the kernel, not in dumps */
   EB_MEMORY_LOCKED = 2, /* mlock + MADV_DONTDUMP + MADV_DONTFORK */
+  EB_MEMORY_ENCLAVE = 3, /* an SGX enclave's own: encrypted, and no other software can read it */
 } eb_memory_kind;
 
 typedef struct eb_bridge eb_bridge;
@@ -209,10 +210,13 @@ typedef struct {
 EB_API EB_MUST_USE eb_status eb_transfer_new(eb_bridge *bridge, const uint8_t transfer_id[EB_TRANSFER_ID_SIZE],
                                              const eb_window *window, eb_transfer **transfer);
 EB_API void eb_transfer_free(eb_transfer *transfer);
-/* Gives a receiving transfer where to put verified pages: maps `fd` (pages * 4096 bytes from
- * fd_offset, which is page aligned) shared and writable; the caller may close fd afterwards.
- * EB_ERR_TARGET when it cannot, or the file is shorter: it must not be cut while it is mapped (seal
- * a memfd with F_SEAL_SHRINK). EB_ERR_STATE when the transfer has a target. */
+/* Gives a receiving transfer where to put verified pages: `fd`, pages * 4096 bytes from fd_offset,
+ * which is page aligned; the caller may close fd afterwards. Memory (memfd, huge pages, a PCI BAR, a
+ * device) is mapped: it must not be cut while it is (seal a memfd with F_SEAL_SHRINK). A file of a
+ * file system is written: a full disk is then EB_ERR_TARGET_FULL, any other failure EB_ERR_TARGET_IO.
+ * Over RLIMIT_FSIZE the kernel also sends SIGXFSZ: ignore it, as Python does.
+ * EB_ERR_TARGET when it cannot be mapped or written (open it for both), or is shorter. EB_ERR_STATE
+ * when the transfer has a target. */
 EB_API EB_MUST_USE eb_status eb_transfer_set_target_fd(eb_transfer *transfer, int fd, uint64_t fd_offset);
 /* The same with memory of the caller that outlives the transfer (embedding, reads into a buffer). */
 EB_API EB_MUST_USE eb_status eb_transfer_set_target_memory(eb_transfer *transfer, uint8_t *memory, size_t len);
@@ -243,7 +247,7 @@ EB_API void eb_source_free(eb_source *source);
 
 typedef struct {
   uint64_t pages;      /* records sealed, or opened and written to the target */
-  uint64_t bad_index;  /* open: index of the record refused, or UINT64_MAX */
+  uint64_t bad_index;  /* open: index of the record refused, or UINT64_MAX: none was */
   uint64_t nanoseconds; /* time inside the call, CLOCK_MONOTONIC */
   uint32_t epoch;      /* epoch of the last record */
   uint64_t sequence;   /* sequence number of the last record */
@@ -281,6 +285,9 @@ EB_API EB_MUST_USE eb_status eb_pages_seal_from(eb_session *session, eb_transfer
  * EB_ERR_REPLAYED, EB_ERR_TAMPERED, EB_ERR_EPOCH, EB_ERR_HEADER, EB_ERR_OUT_OF_RANGE,
  * EB_ERR_WRONG_SESSION, EB_ERR_WRONG_REGION, EB_ERR_UNALIGNED, EB_ERR_LENGTH, EB_ERR_STATE (no
  * target), EB_ERR_SESSION_CLOSED.
+ * A target that is a file has been written when this returns (not synced). EB_ERR_TARGET_FULL,
+ * EB_ERR_TARGET_IO: some pages after result.pages verified, but may be written in part; they are not in the
+ * transfer's account, and their sequence numbers are used up: they have to be sealed again.
  * Epochs: records of the previous, the current and the next one are accepted. The first that
  * verifies under the next makes it the current. A sequence number from EB_REKEY_PAGES on is
  * EB_ERR_EPOCH: no epoch has that many. The EB_MAX_BAD_TAGS-th bad tag closes the session. */

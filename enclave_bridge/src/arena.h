@@ -11,10 +11,7 @@
 #ifndef EB_ARENA_H
 #define EB_ARENA_H
 
-#include <pthread.h>
-#include <stdbool.h>
-
-#include "enclave_bridge.h"
+#include "platform.h"
 
 typedef enum { EB_POOL_SESSIONS, EB_POOL_HANDSHAKES, EB_POOL_LANES, EB_POOL_STAGING, EB_POOLS } eb_pool_kind;
 
@@ -27,13 +24,9 @@ typedef struct {
 } eb_pool;
 
 typedef struct {
-  uint8_t *reserved; /* guards included */
-  size_t reserved_len;
-  size_t secret_bytes;
-  eb_memory_kind kind;
-  volatile uint64_t *canary;
-  pthread_mutex_t lock;
-  pthread_cond_t given_back;
+  eb_secret_memory memory;
+  eb_mutex lock;
+  eb_condition given_back;
   eb_pool pools[EB_POOLS];
 } eb_arena;
 

@@ -1,8 +1,6 @@
 #include "bridge.h"
 
-#include <limits.h>
 #include <openssl/crypto.h>
-#include <openssl/rand.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,22 +11,6 @@
 #define DEFAULT_SESSIONS 256u
 #define DEFAULT_HANDSHAKES 64u
 #define MAX_SLOTS 65536u
-
-/* libcrypto keeps EC private keys in its secure heap when there is one. It is one a process, so
- * the first bridge makes it and it stays. */
-static eb_status open_secure_heap(void) {
-  static pthread_mutex_t once = PTHREAD_MUTEX_INITIALIZER;
-  eb_status status = EB_OK;
-  pthread_mutex_lock(&once);
-  if (!CRYPTO_secure_malloc_initialized()) {
-    int made = CRYPTO_secure_malloc_init(512 * 1024, 32);
-    if (made == 2) CRYPTO_secure_malloc_done(); /* made, but not locked */
-    EB_ENSURE(made == 1, EB_ERR_MEMORY_LOCK);
-  }
-done:
-  pthread_mutex_unlock(&once);
-  return status;
-}
 
 static eb_status choose_kernel(eb_bridge *bridge, const char *name) {
   eb_status status = EB_OK;
@@ -56,12 +38,12 @@ eb_status eb_bridge_open(const eb_bridge_options *options, eb_bridge **bridge) {
       [EB_POOL_LANES] = {EB_LANE_PAGES * EB_PAGE_SIZE, EB_LANES},
       [EB_POOL_STAGING] = {EB_STAGING_SIZE, EB_STAGING_SLOTS},
   };
-  EB_ENSURE(options->file_io == NULL || strcmp(options->file_io, "pread") == 0, EB_ERR_ARGUMENT);
   made = calloc(1, sizeof *made);
   EB_ENSURE(made != NULL, EB_ERR_MEMORY);
   atomic_init(&made->references, 1);
-  EB_TRY(open_secure_heap());
+  EB_TRY(eb_platform_prepare());
   EB_TRY(eb_arena_open(&made->arena, plan, true));
+  EB_TRY(eb_staging_open(made, options->file_io));
   EB_TRY(eb_crypto_open(&made->crypto));
   EB_TRY(choose_kernel(made, options->gcm_kernel));
   *bridge = made;
@@ -76,6 +58,7 @@ void eb_bridge_hold(eb_bridge *bridge) { atomic_fetch_add(&bridge->references, 1
 void eb_bridge_free(eb_bridge *bridge) {
   if (bridge == NULL || atomic_fetch_sub(&bridge->references, 1) != 1) return;
   eb_crypto_close(&bridge->crypto);
+  eb_staging_close(bridge);
   eb_arena_close(&bridge->arena);
   free(bridge);
 }
@@ -87,12 +70,12 @@ eb_status eb_bridge_get_info(eb_bridge *bridge, eb_bridge_info *info) {
   EB_ENSURE(bridge != NULL && info != NULL, EB_ERR_ARGUMENT);
   EB_ENSURE(eb_bridge_alive(bridge), EB_ERR_FORKED);
   memset(info, 0, sizeof *info);
-  info->memory = bridge->arena.kind;
-  info->secret_bytes = bridge->arena.secret_bytes;
+  info->memory = bridge->arena.memory.kind;
+  info->secret_bytes = bridge->arena.memory.bytes;
   info->sessions_live = eb_arena_live(&bridge->arena, EB_POOL_SESSIONS);
   info->handshakes_live = eb_arena_live(&bridge->arena, EB_POOL_HANDSHAKES);
   strncpy(info->gcm_kernel, bridge->gcm->name, sizeof info->gcm_kernel - 1);
-  strncpy(info->file_io, "pread", sizeof info->file_io - 1);
+  strncpy(info->file_io, eb_staging_name(bridge), sizeof info->file_io - 1);
   strncpy(info->libcrypto, OpenSSL_version(OPENSSL_VERSION), sizeof info->libcrypto - 1);
 done:
   return status;
@@ -103,7 +86,7 @@ eb_status eb_random(eb_bridge *bridge, uint8_t *out, size_t out_len) {
   EB_ENSURE(bridge != NULL && (out != NULL || out_len == 0), EB_ERR_ARGUMENT);
   EB_ENSURE(out_len <= EB_MAX_MESSAGE_SIZE, EB_ERR_LENGTH);
   EB_ENSURE(eb_bridge_alive(bridge), EB_ERR_FORKED);
-  EB_ENSURE(out_len == 0 || RAND_bytes(out, (int)out_len) == 1, EB_ERR_CRYPTO);
+  if (out_len > 0) EB_TRY(eb_platform_random(out, out_len));
 done:
   return status;
 }

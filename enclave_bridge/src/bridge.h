@@ -15,6 +15,7 @@ struct eb_bridge {
   eb_arena arena;
   eb_crypto crypto;
   const eb_gcm_ops *gcm;
+  uint64_t memfd_device; /* where memfds are; 0: not known */
   eb_staging staging[EB_STAGING_SLOTS]; /* beside the arena's slots of the same number */
 };
 

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "equal.h"
 #include "guard.h"
 #include "session.h"
 
@@ -205,7 +206,7 @@ static eb_status agree(const eb_handshake *handshake, EVP_PKEY *peer, uint8_t *s
   EB_ENSURE(context != NULL && EVP_PKEY_derive_init(context) == 1, EB_ERR_CRYPTO);
   EB_ENSURE(EVP_PKEY_derive_set_peer(context, peer) == 1, EB_ERR_POINT);
   EB_ENSURE(EVP_PKEY_derive(context, shared, &written) == 1 && written == size, EB_ERR_CRYPTO);
-  EB_ENSURE(CRYPTO_memcmp(shared, zero, size) != 0, EB_ERR_POINT);
+  EB_ENSURE(!eb_equal(shared, zero, size), EB_ERR_POINT);
 done:
   EVP_PKEY_CTX_free(context);
   return status;
@@ -300,7 +301,7 @@ eb_status eb_handshake_check_finished(eb_handshake *handshake, const uint8_t *ma
   EB_ENSURE(mac != NULL, EB_ERR_ARGUMENT);
   EB_ENSURE(handshake->derived, EB_ERR_STATE);
   EB_TRY(finished_mac(handshake, other(handshake->role), expected));
-  if (len != eb_suite_find(handshake->suite)->hash_size || CRYPTO_memcmp(mac, expected, len) != 0) {
+  if (len != eb_suite_find(handshake->suite)->hash_size || !eb_equal(mac, expected, len)) {
     end(handshake);
     status = EB_ERR_FINISHED;
   } else {

@@ -4,19 +4,12 @@
  */
 #include <openssl/crypto.h>
 #include <string.h>
-#include <time.h>
 
 #include "guard.h"
 #include "record.h"
 #include "session.h"
 #include "source.h"
 #include "transfer.h"
-
-static uint64_t now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (uint64_t)t.tv_sec * UINT64_C(1000000000) + (uint64_t)t.tv_nsec;
-}
 
 static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
@@ -146,8 +139,8 @@ done:
 }
 
 static eb_status begin(eb_sealer *sealer, size_t n) {
-  pthread_mutex_lock(&sealer->session->send_lock);
-  if (sealer->transfer != NULL) pthread_mutex_lock(&sealer->transfer->lock);
+  eb_mutex_lock(&sealer->session->send_lock);
+  if (sealer->transfer != NULL) eb_mutex_lock(&sealer->transfer->lock);
   sealer->locked = true;
   return atomic_load(&sealer->session->closed) ? EB_ERR_SESSION_CLOSED : reserve(sealer->session, n, &sealer->next);
 }
@@ -161,19 +154,19 @@ static void finish(eb_sealer *sealer, eb_status status, uint64_t started, size_t
     session->sent_pages += sealer->done;
     *records_len = sealer->done * EB_RECORD_SIZE;
     if (result != NULL)
-      *result = (eb_result){sealer->done, UINT64_MAX, now() - started, sealer->next.epoch, sealer->next.sequence - 1};
+      *result = (eb_result){sealer->done, UINT64_MAX, eb_clock() - started, sealer->next.epoch, sealer->next.sequence - 1};
   } else {
     memset(sealer->records, 0, sealer->begun * EB_RECORD_SIZE);
     for (size_t i = 0; transfer != NULL && i < sealer->done; i++) eb_transfer_drop(transfer, sealer->first_index + i);
   }
-  if (transfer != NULL) pthread_mutex_unlock(&transfer->lock);
-  pthread_mutex_unlock(&session->send_lock);
+  if (transfer != NULL) eb_mutex_unlock(&transfer->lock);
+  eb_mutex_unlock(&session->send_lock);
 }
 
 eb_status eb_pages_seal(eb_session *session, eb_transfer *transfer, uint32_t region, uint64_t first_gpa,
                         const uint8_t *plain, size_t len, uint8_t *records, size_t records_cap, size_t *records_len,
                         eb_result *result) {
-  const uint64_t started = now();
+  const uint64_t started = eb_clock();
   const size_t n = len / EB_PAGE_SIZE;
   eb_status status = EB_OK;
   eb_sealer sealer = {.session = session, .transfer = transfer, .records = records};
@@ -191,7 +184,7 @@ done:
 eb_status eb_pages_seal_from(eb_session *session, eb_transfer *transfer, uint32_t region, uint64_t first_gpa,
                              eb_source *source, uint64_t source_offset, size_t len, uint8_t *records,
                              size_t records_cap, size_t *records_len, eb_result *result) {
-  const uint64_t started = now();
+  const uint64_t started = eb_clock();
   const size_t n = len / EB_PAGE_SIZE;
   eb_status status = EB_OK;
   eb_sealer sealer = {.session = session, .transfer = transfer, .records = records};
@@ -257,33 +250,33 @@ static eb_status gather(eb_session *session, const eb_transfer *transfer, const 
   return EB_OK;
 }
 
-/* One verified record takes effect. */
-static eb_status apply(eb_session *session, eb_transfer *transfer, const eb_run *run, size_t i) {
-  const eb_record_header *header = &run->parsed[i];
+/* One verified record is received: its number is used up. */
+static eb_status accept(eb_session *session, const eb_record_header *header) {
   eb_recv_epoch *epoch = eb_session_recv_epoch(session, header->epoch);
   eb_status status = EB_OK;
   /* The same number twice in one run: both were fresh when they were gathered. */
   EB_ENSURE(eb_replay_fresh(&epoch->replay, header->sequence), EB_ERR_REPLAYED);
   EB_TRY(eb_session_confirm_recv(session, header->epoch));
   eb_replay_mark(&epoch->replay, header->sequence);
-  memcpy(transfer->target + run->index[i] * EB_PAGE_SIZE, run->items[i].out, EB_PAGE_SIZE);
-  eb_transfer_record(transfer, run->index[i], run->tags[i]);
-  session->opened_pages++;
 done:
   return status;
 }
 
-/* Opens one run; *applied records took effect, and a status other than EB_OK is the next one's. */
+/* Opens one run; *applied records took effect, and a status other than EB_OK is the next one's, or
+ * says that the target could not be written. */
 static eb_status open_run(eb_session *session, eb_transfer *transfer, const uint8_t *records, size_t n, uint8_t *lane,
                           eb_run *run, size_t *applied) {
-  eb_status status = EB_OK;
-  size_t verified = 0;
+  eb_status status = EB_OK, stored = EB_OK;
+  size_t verified = 0, accepted = 0;
   *applied = 0;
   EB_TRY(gather(session, transfer, records, n, lane, run));
   eb_gcm *gcm = &eb_session_recv_epoch(session, run->parsed[0].epoch)->gcm;
   EB_TRY(gcm->ops->open(gcm, run->items, run->n, EB_RECORD_HEADER_SIZE, EB_PAGE_SIZE, &verified));
-  for (; *applied < verified; ++*applied) EB_TRY(apply(session, transfer, run, *applied));
-  EB_ENSURE(verified == run->n, EB_ERR_TAMPERED);
+  while (accepted < verified && (status = accept(session, &run->parsed[accepted])) == EB_OK) accepted++;
+  if (status == EB_OK && verified < run->n) status = EB_ERR_TAMPERED;
+  stored = eb_transfer_store(transfer, run->index, run->tags, lane, accepted, applied);
+  session->opened_pages += *applied;
+  if (status == EB_OK) status = stored;
 done:
   return status;
 }
@@ -304,7 +297,7 @@ static eb_status open_all(eb_session *session, eb_transfer *transfer, const uint
   eb_run run;
   uint8_t *lane = NULL;
   EB_ENSURE(!atomic_load(&session->closed), EB_ERR_SESSION_CLOSED);
-  EB_ENSURE(transfer->target != NULL, EB_ERR_STATE);
+  EB_ENSURE(eb_transfer_has_target(transfer), EB_ERR_STATE);
   lane = eb_arena_wait(&session->bridge->arena, EB_POOL_LANES);
   while (result->pages < n && status == EB_OK) {
     size_t applied = 0;
@@ -316,7 +309,7 @@ static eb_status open_all(eb_session *session, eb_transfer *transfer, const uint
       result->sequence = run.parsed[applied - 1].sequence;
     }
   }
-  if (status != EB_OK) {
+  if (status != EB_OK && status != EB_ERR_TARGET_FULL && status != EB_ERR_TARGET_IO) {
     result->bad_index = result->pages;
     count_refusal(session, status);
   }
@@ -328,7 +321,7 @@ done:
 
 eb_status eb_pages_open(eb_session *session, eb_transfer *transfer, const uint8_t *records, size_t records_len,
                         eb_result *result) {
-  const uint64_t started = now();
+  const uint64_t started = eb_clock();
   eb_status status = EB_OK;
   bool hostile = false;
 
@@ -338,16 +331,16 @@ eb_status eb_pages_open(eb_session *session, eb_transfer *transfer, const uint8_
   EB_ENSURE(transfer != NULL && records != NULL && transfer->bridge == session->bridge, EB_ERR_ARGUMENT);
   EB_ENSURE(records_len > 0 && records_len % EB_RECORD_SIZE == 0, EB_ERR_LENGTH);
 
-  pthread_mutex_lock(&session->recv_lock);
-  pthread_mutex_lock(&transfer->lock);
+  eb_mutex_lock(&session->recv_lock);
+  eb_mutex_lock(&transfer->lock);
   status = open_all(session, transfer, records, records_len / EB_RECORD_SIZE, result);
   /* Keys that are half moved to another epoch, or a peer that keeps guessing: no more of it. */
   hostile = session->tampered >= EB_MAX_BAD_TAGS || status == EB_ERR_CRYPTO;
   if (hostile) atomic_store(&session->closed, true);
-  pthread_mutex_unlock(&transfer->lock);
-  pthread_mutex_unlock(&session->recv_lock);
+  eb_mutex_unlock(&transfer->lock);
+  eb_mutex_unlock(&session->recv_lock);
   if (hostile) eb_session_wipe(session);
 done:
-  if (result != NULL) result->nanoseconds = now() - started;
+  if (result != NULL) result->nanoseconds = eb_clock() - started;
   return status;
 }

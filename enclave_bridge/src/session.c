@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "equal.h"
 #include "guard.h"
 
 #ifdef EB_TEST_KEYS /* a program of the tests alone, which looks for these where they must not be */
@@ -73,9 +74,9 @@ eb_status eb_session_new(eb_bridge *bridge, eb_role role, eb_suite suite, const 
   made->suite = suite;
   memcpy(made->id, session_id, sizeof made->id);
   atomic_init(&made->closed, false);
-  pthread_mutex_init(&made->send_lock, NULL);
-  pthread_mutex_init(&made->recv_lock, NULL);
-  pthread_mutex_init(&made->keys_lock, NULL);
+  eb_mutex_init(&made->send_lock);
+  eb_mutex_init(&made->recv_lock);
+  eb_mutex_init(&made->keys_lock);
   made->secret = eb_arena_take(&bridge->arena, EB_POOL_SESSIONS);
   EB_ENSURE(made->secret != NULL, EB_ERR_LIMIT);
 
@@ -112,23 +113,23 @@ static void release_keys(eb_session *session) {
 }
 
 void eb_session_wipe(eb_session *session) {
-  pthread_mutex_lock(&session->send_lock);
-  pthread_mutex_lock(&session->recv_lock);
-  pthread_mutex_lock(&session->keys_lock);
+  eb_mutex_lock(&session->send_lock);
+  eb_mutex_lock(&session->recv_lock);
+  eb_mutex_lock(&session->keys_lock);
   atomic_store(&session->closed, true);
   release_keys(session);
-  pthread_mutex_unlock(&session->keys_lock);
-  pthread_mutex_unlock(&session->recv_lock);
-  pthread_mutex_unlock(&session->send_lock);
+  eb_mutex_unlock(&session->keys_lock);
+  eb_mutex_unlock(&session->recv_lock);
+  eb_mutex_unlock(&session->send_lock);
 }
 
 void eb_session_free(eb_session *session) {
   if (session == NULL) return;
   release_keys(session);
   if (eb_bridge_alive(session->bridge)) { /* in a child another thread's lock may be held for ever */
-    pthread_mutex_destroy(&session->send_lock);
-    pthread_mutex_destroy(&session->recv_lock);
-    pthread_mutex_destroy(&session->keys_lock);
+    eb_mutex_destroy(&session->send_lock);
+    eb_mutex_destroy(&session->recv_lock);
+    eb_mutex_destroy(&session->keys_lock);
   }
   eb_bridge_free(session->bridge);
   free(session);
@@ -148,17 +149,17 @@ eb_status eb_session_get_stats(eb_session *session, eb_session_stats *stats) {
   EB_TRY(eb_session_usable(session));
   EB_ENSURE(stats != NULL, EB_ERR_ARGUMENT);
   memset(stats, 0, sizeof *stats);
-  pthread_mutex_lock(&session->send_lock);
+  eb_mutex_lock(&session->send_lock);
   stats->send_epoch = session->send_epoch;
   stats->sent_pages = session->sent_pages;
-  pthread_mutex_unlock(&session->send_lock);
-  pthread_mutex_lock(&session->recv_lock);
+  eb_mutex_unlock(&session->send_lock);
+  eb_mutex_lock(&session->recv_lock);
   stats->recv_epoch = session->recv_epoch;
   stats->opened_pages = session->opened_pages;
   stats->replayed = session->replayed;
   stats->tampered = session->tampered;
   stats->refused = session->refused;
-  pthread_mutex_unlock(&session->recv_lock);
+  eb_mutex_unlock(&session->recv_lock);
   stats->closed = atomic_load(&session->closed) ? 1 : 0;
 done:
   return status;
@@ -177,9 +178,9 @@ done:
 eb_status eb_session_rekey(eb_session *session) {
   eb_status status = EB_OK;
   EB_TRY(eb_session_usable(session));
-  pthread_mutex_lock(&session->send_lock);
+  eb_mutex_lock(&session->send_lock);
   status = atomic_load(&session->closed) ? EB_ERR_SESSION_CLOSED : eb_session_advance_send(session);
-  pthread_mutex_unlock(&session->send_lock);
+  eb_mutex_unlock(&session->send_lock);
 done:
   return status;
 }
@@ -200,12 +201,12 @@ done:
 
 eb_status eb_session_mac_begin(eb_session *session, eb_role role, eb_mac_purpose purpose, EVP_MAC_CTX **mac) {
   eb_status status = EB_OK;
-  pthread_mutex_lock(&session->keys_lock);
+  eb_mutex_lock(&session->keys_lock);
   EB_ENSURE(!atomic_load(&session->closed), EB_ERR_SESSION_CLOSED);
   EB_TRY(eb_hmac_begin(&session->bridge->crypto, session->suite, session->secret->mac[role - 1][purpose - 1],
                        eb_suite_find(session->suite)->hash_size, mac));
 done:
-  pthread_mutex_unlock(&session->keys_lock);
+  eb_mutex_unlock(&session->keys_lock);
   return status;
 }
 
@@ -241,7 +242,7 @@ eb_status eb_session_check_mac(eb_session *session, eb_mac_purpose purpose, cons
   EB_TRY(eb_session_usable(session));
   EB_ENSURE(mac != NULL, EB_ERR_ARGUMENT);
   EB_TRY(message_mac(session, eb_session_peer(session), purpose, message, len, expected));
-  EB_ENSURE(mac_len == eb_suite_find(session->suite)->hash_size && CRYPTO_memcmp(mac, expected, mac_len) == 0,
+  EB_ENSURE(mac_len == eb_suite_find(session->suite)->hash_size && eb_equal(mac, expected, mac_len),
             EB_ERR_MAC);
 done:
   OPENSSL_cleanse(expected, sizeof expected);

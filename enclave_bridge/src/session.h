@@ -37,7 +37,7 @@ struct eb_session {
   atomic_bool closed;
   /* Taken in this order: send, recv, keys, then a transfer's. Each guards its direction's part of
    * `secret`; closing takes all three. */
-  pthread_mutex_t send_lock, recv_lock, keys_lock;
+  eb_mutex send_lock, recv_lock, keys_lock;
   eb_session_secret *secret; /* NULL once closed */
 
   eb_gcm send_gcm;

@@ -1,9 +1,7 @@
 #include "source.h"
 
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "guard.h"
 
@@ -12,13 +10,10 @@ eb_status eb_source_open(eb_bridge *bridge, int fd, uint64_t offset, uint64_t le
   eb_source *made = NULL;
   EB_ENSURE(bridge != NULL && source != NULL && len > 0, EB_ERR_ARGUMENT);
   EB_ENSURE(eb_bridge_alive(bridge), EB_ERR_FORKED);
-  EB_ENSURE(eb_file_covers(fd, offset, len), EB_ERR_SOURCE_UNREADABLE);
-  const int mode = fcntl(fd, F_GETFL) & (O_ACCMODE | O_PATH);
-  EB_ENSURE(mode == O_RDONLY || mode == O_RDWR, EB_ERR_SOURCE_UNREADABLE);
   made = calloc(1, sizeof *made);
   EB_ENSURE(made != NULL, EB_ERR_MEMORY);
   eb_bridge_hold(bridge);
-  *made = (eb_source){bridge, fcntl(fd, F_DUPFD_CLOEXEC, 0), offset, len};
+  *made = (eb_source){bridge, eb_file_readable(fd, offset, len), offset, len};
   EB_ENSURE(made->fd >= 0, EB_ERR_SOURCE_UNREADABLE);
   *source = made;
   made = NULL;
@@ -29,7 +24,7 @@ done:
 
 void eb_source_free(eb_source *source) {
   if (source == NULL) return;
-  if (source->fd >= 0) close(source->fd);
+  eb_file_close(source->fd);
   eb_bridge_free(source->bridge);
   free(source);
 }

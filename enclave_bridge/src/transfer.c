@@ -3,9 +3,8 @@
 #include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 
+#include "equal.h"
 #include "guard.h"
 #include "record.h"
 #include "session.h"
@@ -32,8 +31,9 @@ eb_status eb_transfer_new(eb_bridge *bridge, const uint8_t transfer_id[EB_TRANSF
   eb_bridge_hold(bridge);
   made->bridge = bridge;
   made->window = *window;
+  made->file.fd = -1;
   memcpy(made->id, transfer_id, sizeof made->id);
-  pthread_mutex_init(&made->lock, NULL);
+  eb_mutex_init(&made->lock);
   made->tags = calloc(window->pages, sizeof *made->tags);
   made->recorded = calloc((window->pages + 63) / 64, sizeof *made->recorded);
   EB_ENSURE(made->tags != NULL && made->recorded != NULL, EB_ERR_MEMORY);
@@ -46,20 +46,16 @@ done:
 
 void eb_transfer_free(eb_transfer *transfer) {
   if (transfer == NULL) return;
-  if (transfer->mapping != NULL) munmap(transfer->mapping, transfer->window.pages * EB_PAGE_SIZE);
-  if (eb_bridge_alive(transfer->bridge)) pthread_mutex_destroy(&transfer->lock);
+  eb_file_unmap(transfer->mapping, transfer->window.pages * EB_PAGE_SIZE);
+  eb_stored_close(&transfer->file);
+  if (eb_bridge_alive(transfer->bridge)) eb_mutex_destroy(&transfer->lock);
   free(transfer->tags);
   free(transfer->recorded);
   eb_bridge_free(transfer->bridge);
   free(transfer);
 }
 
-/* A file shorter than the mapping would kill the process at the first write beyond its end. */
-static bool covers(int fd, uint64_t offset, uint64_t len) {
-  struct stat facts;
-  if (fstat(fd, &facts) != 0 || offset > INT64_MAX - len) return false;
-  return S_ISCHR(facts.st_mode) || (S_ISREG(facts.st_mode) && (uint64_t)facts.st_size >= offset + len);
-}
+bool eb_transfer_has_target(const eb_transfer *transfer) { return transfer->target != NULL || transfer->file.fd >= 0; }
 
 eb_status eb_transfer_set_target_fd(eb_transfer *transfer, int fd, uint64_t fd_offset) {
   eb_status status = EB_OK;
@@ -67,15 +63,18 @@ eb_status eb_transfer_set_target_fd(eb_transfer *transfer, int fd, uint64_t fd_o
   EB_TRY(usable(transfer));
   const uint64_t len = transfer->window.pages * EB_PAGE_SIZE;
   EB_ENSURE(fd_offset % EB_PAGE_SIZE == 0, EB_ERR_UNALIGNED);
-  EB_ENSURE(covers(fd, fd_offset, len), EB_ERR_TARGET);
-  locked = pthread_mutex_lock(&transfer->lock) == 0;
-  EB_ENSURE(transfer->target == NULL, EB_ERR_STATE);
-  void *mapping = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)fd_offset);
-  EB_ENSURE(mapping != MAP_FAILED, EB_ERR_TARGET);
-  transfer->mapping = mapping;
-  transfer->target = mapping;
+  eb_mutex_lock(&transfer->lock);
+  locked = true;
+  EB_ENSURE(!eb_transfer_has_target(transfer), EB_ERR_STATE);
+  if (eb_file_is_stored(transfer->bridge, fd)) {
+    EB_TRY(eb_stored_open(&transfer->file, fd, fd_offset, len));
+  } else {
+    transfer->mapping = eb_file_map(fd, fd_offset, len);
+    EB_ENSURE(transfer->mapping != NULL, EB_ERR_TARGET);
+    transfer->target = transfer->mapping;
+  }
 done:
-  if (locked) pthread_mutex_unlock(&transfer->lock);
+  if (locked) eb_mutex_unlock(&transfer->lock);
   return status;
 }
 
@@ -84,12 +83,12 @@ eb_status eb_transfer_set_target_memory(eb_transfer *transfer, uint8_t *memory, 
   EB_TRY(usable(transfer));
   EB_ENSURE(memory != NULL, EB_ERR_ARGUMENT);
   EB_ENSURE(len == transfer->window.pages * EB_PAGE_SIZE, EB_ERR_LENGTH);
-  pthread_mutex_lock(&transfer->lock);
-  if (transfer->target != NULL)
+  eb_mutex_lock(&transfer->lock);
+  if (eb_transfer_has_target(transfer))
     status = EB_ERR_STATE;
   else
     transfer->target = memory;
-  pthread_mutex_unlock(&transfer->lock);
+  eb_mutex_unlock(&transfer->lock);
 done:
   return status;
 }
@@ -98,9 +97,9 @@ eb_status eb_transfer_pages(eb_transfer *transfer, uint64_t *pages) {
   eb_status status = EB_OK;
   EB_TRY(usable(transfer));
   EB_ENSURE(pages != NULL, EB_ERR_ARGUMENT);
-  pthread_mutex_lock(&transfer->lock);
+  eb_mutex_lock(&transfer->lock);
   *pages = transfer->pages;
-  pthread_mutex_unlock(&transfer->lock);
+  eb_mutex_unlock(&transfer->lock);
 done:
   return status;
 }
@@ -128,15 +127,40 @@ void eb_transfer_drop(eb_transfer *transfer, uint64_t index) {
   transfer->recorded[index / 64] &= ~(UINT64_C(1) << (index % 64));
 }
 
+static eb_status store_run(eb_transfer *transfer, uint64_t first, const uint8_t *pages, size_t n) {
+  if (transfer->target == NULL) return eb_stored_write(&transfer->file, first * EB_PAGE_SIZE, pages, n * EB_PAGE_SIZE);
+  memcpy(transfer->target + first * EB_PAGE_SIZE, pages, n * EB_PAGE_SIZE);
+  return EB_OK;
+}
+
+eb_status eb_transfer_store(eb_transfer *transfer, const uint64_t *index, uint8_t (*tags)[EB_TAG_SIZE],
+                            const uint8_t *pages, size_t n, size_t *stored) {
+  eb_status status = EB_OK;
+  for (*stored = 0; *stored < n && status == EB_OK;) {
+    const size_t first = *stored;
+    size_t end = first + 1; /* pages that follow each other go together */
+    while (end < n && index[end] == index[end - 1] + 1) end++;
+    status = store_run(transfer, index[first], pages + first * EB_PAGE_SIZE, end - first);
+    for (size_t i = first; i < end; i++) {
+      if (status == EB_OK)
+        eb_transfer_record(transfer, index[i], tags[i]);
+      else
+        eb_transfer_drop(transfer, index[i]); /* what was there may be written over in part */
+    }
+    if (status == EB_OK) *stored = end;
+  }
+  return status;
+}
+
 eb_status eb_transfer_forget(eb_transfer *transfer, uint64_t first_gpa, uint64_t pages) {
   eb_status status = EB_OK;
   uint64_t first = 0;
   EB_TRY(usable(transfer));
   EB_TRY(eb_transfer_locate(transfer, transfer->window.region, first_gpa, &first));
   EB_ENSURE(pages >= 1 && pages <= transfer->window.pages - first, EB_ERR_OUT_OF_RANGE);
-  pthread_mutex_lock(&transfer->lock);
+  eb_mutex_lock(&transfer->lock);
   for (uint64_t i = first; i < first + pages; i++) eb_transfer_drop(transfer, i);
-  pthread_mutex_unlock(&transfer->lock);
+  eb_mutex_unlock(&transfer->lock);
 done:
   return status;
 }
@@ -177,9 +201,9 @@ static eb_status commit_mac(eb_session *session, eb_role role, eb_transfer *tran
   EVP_MAC_CTX *mac = NULL;
   EB_ENSURE(session->bridge == transfer->bridge, EB_ERR_ARGUMENT);
   EB_TRY(eb_session_mac_begin(session, role, EB_MAC_TRANSFER, &mac));
-  pthread_mutex_lock(&transfer->lock);
+  eb_mutex_lock(&transfer->lock);
   status = hash_account(transfer, mac);
-  pthread_mutex_unlock(&transfer->lock);
+  eb_mutex_unlock(&transfer->lock);
   if (status == EB_OK) status = eb_hmac_end(mac, session->suite, out);
 done:
   EVP_MAC_CTX_free(mac);
@@ -207,7 +231,7 @@ eb_status eb_transfer_check_commit_mac(eb_session *session, eb_transfer *transfe
   EB_TRY(usable(transfer));
   EB_ENSURE(mac != NULL, EB_ERR_ARGUMENT);
   EB_TRY(commit_mac(session, eb_session_peer(session), transfer, expected));
-  EB_ENSURE(mac_len == eb_suite_find(session->suite)->hash_size && CRYPTO_memcmp(mac, expected, mac_len) == 0,
+  EB_ENSURE(mac_len == eb_suite_find(session->suite)->hash_size && eb_equal(mac, expected, mac_len),
             EB_ERR_MAC);
 done:
   OPENSSL_cleanse(expected, sizeof expected);

@@ -22,7 +22,7 @@ static void check_arena(bool allow_secret) {
   const eb_pool_plan plan[EB_POOLS] = {{100, 3}, {5000, 1}, {EB_PAGE_SIZE, 2}, {EB_PAGE_SIZE, 1}};
   eb_arena arena;
   CHECK_OK(eb_arena_open(&arena, plan, allow_secret));
-  CHECK(allow_secret || arena.kind == EB_MEMORY_LOCKED);
+  CHECK(allow_secret || arena.memory.kind == EB_MEMORY_LOCKED);
   uint8_t *slots[3];
   for (int i = 0; i < 3; i++) {
     slots[i] = eb_arena_take(&arena, EB_POOL_SESSIONS);

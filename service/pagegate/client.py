@@ -25,6 +25,7 @@ from pagegate.platforms.model import Platform
 from pagegate.rpc import codec
 from pagegate.rpc.codec import Batch
 from pagegate.rpc.errors import from_rpc_error
+from pagegate.rpc.retry import Retries
 from pagegate.rpc.tls import ClientTls
 from pagegate.telemetry import NO_TELEMETRY, Tracing, rpc_attributes
 from pagegate.transfer import macs
@@ -40,6 +41,7 @@ _SERVICE = "/pagegate.v1.PageTransfer/"
 _RESUMABLE = frozenset(
     {"PEER_UNAVAILABLE", "TRANSFER_TRUNCATED", "TRANSFER_IN_USE", "CANCELLED", "DRAINING", "BATCH_OUT_OF_ORDER"}
 )
+_ANOTHER_PIN = frozenset({"PEER_UNAVAILABLE", "TLS_BINDING"})
 _REATTEST = frozenset({"SESSION_UNKNOWN", "SESSION_EXPIRED", "SESSION_CLOSED", "EXHAUSTED", "EPOCH", "BRIDGE_DIED"})
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", 64 << 20),
@@ -81,27 +83,33 @@ class Client:
         appraiser: Appraiser,
         regions: Mapping[str, AccessMode | str],
         bridge: eb.Bridge | None = None,
-        tls: ClientTls | None = None,
+        tls: ClientTls | Sequence[ClientTls] | None = None,
         telemetry: Tracing = NO_TELEMETRY,
         suites: Sequence[eb.Suite] = SUITES_DEFAULT,
         max_resumes: int = 8,
     ) -> None:
-        """`target`: a gRPC target such as "host:7443". `regions`: what to ask for, "read", "write" or "read-write"."""
+        """`target`: a gRPC target such as "host:7443". `regions`: what to ask for, "read", "write" or "read-write".
+        `tls`: the server certificate to accept; of several, each connection accepts one (ClientTls.pins)."""
         self._platform = platform
         self._appraiser = appraiser
         self._regions = {name: AccessMode(mode) for name, mode in regions.items()}
         self._owns_bridge = bridge is None
         self._bridge = bridge or eb.Bridge(max_sessions=4, max_handshakes=2)
-        self._tls = tls
+        self._tls = [tls] if isinstance(tls, ClientTls) else list(tls or ())
         self._telemetry = telemetry
         self._suites = suites
         self._max_resumes = max_resumes
         self._established: Established | None = None
         self._target = target
+        self._dial()
+
+    def _dial(self) -> None:
+        """Makes the channel, which accepts exactly one certificate, and the calls on it."""
+        pin = self._tls[0] if self._tls else None
         self._channel = (
-            grpc.secure_channel(target, tls.credentials(), options=(*CHANNEL_OPTIONS, *tls.options()))
-            if tls
-            else grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
+            grpc.secure_channel(self._target, pin.credentials(), options=(*CHANNEL_OPTIONS, *pin.options()))
+            if pin
+            else grpc.insecure_channel(self._target, options=CHANNEL_OPTIONS)
         )
         self._attest = att_grpc.AttestationStub(self._channel).Attest
         self._page = self._channel.unary_unary(
@@ -113,6 +121,12 @@ class Client:
         self._get = self._channel.unary_stream(
             _SERVICE + "GetRegion", pb.GetRegionRequest.SerializeToString, codec.decode_region
         )
+
+    def _next_pin(self) -> None:
+        """The server shows another certificate than the one this channel accepts: the next pinned one is tried."""
+        self._tls = [*self._tls[1:], self._tls[0]]
+        self._channel.close()
+        self._dial()
 
     @property
     def bridge_info(self) -> eb.BridgeInfo:
@@ -129,7 +143,22 @@ class Client:
         return self._established
 
     def attest(self) -> Established:
-        """Runs one mutual handshake. Raises HandshakeError with the server's or this side's reason."""
+        """Runs one mutual handshake, again when the server says when, or has another pinned certificate.
+
+        Raises HandshakeError with the server's or this side's reason.
+        """
+        retries, pins_left = Retries(self._max_resumes), len(self._tls) - 1
+        while True:
+            try:
+                return self._attest_once()
+            except PagegateError as error:
+                if pins_left > 0 and error.reason in _ANOTHER_PIN:
+                    pins_left -= 1
+                    self._next_pin()
+                elif error.retry_after is None or not retries.pause(error):
+                    raise
+
+    def _attest_once(self) -> Established:
         self._drop_session()
         started = time.monotonic()
         handshake = ClientHandshake(
@@ -137,7 +166,7 @@ class Client:
             self._platform,
             self._appraiser,
             self._regions,
-            tls_binding=self._tls.binding if self._tls else b"",
+            tls_binding=self._tls[0].binding if self._tls else b"",
             suites=self._suites,
         )
         with self._telemetry.span(
@@ -231,18 +260,19 @@ class Client:
         return Sent(sender.pages, generation, time.monotonic() - started, resumed)
 
     def _with_resume(self, sender: Sender) -> tuple[int, int]:
-        for resumed in range(self._max_resumes + 1):
+        retries = Retries(self._max_resumes)
+        while True:
             try:
-                return self._stream(sender), resumed
+                return self._stream(sender), retries.made
             except PagegateError as error:
-                if error.reason in _REATTEST:
+                # A channel that accepts another certificate than the server's looks like a server that is away; the
+                # handshake tries the other pins.
+                if error.reason in _REATTEST or (error.reason in _ANOTHER_PIN and len(self._tls) > 1):
                     self._drop_session()
-                elif error.reason not in _RESUMABLE or resumed == self._max_resumes:
+                elif error.reason not in _RESUMABLE and error.retry_after is None:
                     raise
-                if resumed == self._max_resumes:
+                if not retries.pause(error):
                     raise
-                time.sleep(error.retry_after or min(2.0, 0.1 * 2**resumed))
-        raise AssertionError("unreachable")
 
     def _stream(self, sender: Sender) -> int:
         established = self.session
@@ -383,16 +413,19 @@ class Client:
     # ---- shared -----------------------------------------------------------------------
 
     def _once_more(self, call: Callable[[], _T]) -> _T:
-        """Runs a call, and once more after a new handshake when the session has ended."""
-        for attempt in (1, 2):
+        """Runs a call, once more after a new handshake when the session has ended, and when the server says when."""
+        retries, attested = Retries(self._max_resumes), False
+        while True:
             try:
                 return call()
             except grpc.RpcError as error:
                 typed = from_rpc_error(error)
-                if typed.reason not in _REATTEST or attempt == 2:
+                ended = typed.reason in _REATTEST and not attested
+                if not ended and (typed.retry_after is None or not retries.pause(typed)):
                     raise typed from error
-                self._drop_session()
-        raise AssertionError("unreachable")
+                if ended:
+                    attested = True
+                    self._drop_session()
 
     def _granted(self, name: str, mode: AccessMode) -> GrantedRegion:
         region = self.session.regions.get(name)

@@ -19,6 +19,7 @@ from pagegate.transfer.keeper import BridgeKind
 from pagegate.transfer.region import RegionSpec
 
 PAGE = 4096
+_ENDORSEMENT_CACHE = "endorsements.sqlite"
 _UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _SIZE = re.compile(r"(\d+)\s*([A-Za-z]*)")
 
@@ -30,6 +31,23 @@ class PlatformName(StrEnum):
     CONFIGFS_TSM = "configfs-tsm"
     SEV_GUEST = "sev-guest"
     SIMULATED = "simulated"
+
+
+class LogLevel(StrEnum):
+    """Least important log lines that are written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def parse_endpoint(text: str) -> tuple[str, int]:
+    """Host and port of "127.0.0.1:7480" or "[::1]:7480". Raises ConfigError ADDRESS."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ConfigError("ADDRESS", f"{text!r} is not HOST:PORT; write for example 127.0.0.1:7480 or [::1]:7480")
+    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def state_directory() -> Path:
@@ -66,6 +84,11 @@ def parse_region(text: str) -> RegionSpec:
     return RegionSpec(name, base_gpa, size_bytes // PAGE, Path(directory) if directory else None)
 
 
+def endorsement_cache() -> Path:
+    """PAGEGATE_ENDORSEMENT_CACHE, else a file in the state directory: what every command uses unless told otherwise."""
+    return Path(os.environ.get("PAGEGATE_ENDORSEMENT_CACHE") or state_directory() / _ENDORSEMENT_CACHE)
+
+
 class PeerConfig(BaseModel):
     """What both sides of a connection need: how to prove oneself and what to believe."""
 
@@ -95,6 +118,11 @@ class PeerConfig(BaseModel):
     )
     kds_url: str | None = Field(None, description="Base URL of AMD's KDS or of a mirror of it.")
     offline: bool = Field(False, description="Never use the network for endorsements.")
+    endorsement_cache: Path | None = Field(
+        None,
+        description="Cache of certificates and CRLs, the one 'pagegate endorsements' keeps. "
+        "[default: STATE/endorsements.sqlite]",
+    )
     state_dir: Path | None = Field(
         None, description="Directory for the endorsement cache, the audit log and simulated roots. [default: XDG state]"
     )
@@ -107,6 +135,11 @@ class PeerConfig(BaseModel):
     def state(self) -> Path:
         """The state directory in force."""
         return self.state_dir or state_directory()
+
+    @property
+    def cache_path(self) -> Path:
+        """The endorsement cache in force."""
+        return self.endorsement_cache or self.state / _ENDORSEMENT_CACHE
 
 
 class ServeConfig(PeerConfig):
@@ -121,7 +154,29 @@ class ServeConfig(PeerConfig):
     tls_key: Path | None = Field(None, description="Private key of the server certificate (PEM).")
     max_sessions: int = Field(256, ge=1, le=65536, description="Sessions open at once; each takes locked memory.")
     max_handshakes: int = Field(16, ge=1, le=1024, description="Handshakes under way at once.")
+    tls_overlap: float = Field(
+        3600.0,
+        ge=0,
+        description="Seconds for which connections opened with a replaced certificate may attest with it.",
+    )
     max_streams: int = Field(64, ge=2, le=4096, description="Calls served at once.")
+    max_bytes_in_flight: str = Field(
+        "256MiB", description="Most bytes of batches that are held for all peers together (SIGHUP reloads it)."
+    )
+    slow_peer_seconds: float = Field(
+        30.0,
+        gt=0,
+        description="Seconds that a call may wait for its peer in all; moving pages earns more (SIGHUP reloads it).",
+    )
+    slow_peer_rate: str = Field(
+        "16KiB", description="Bytes a second that a peer must move in the long run (SIGHUP reloads it)."
+    )
+    keepalive_seconds: float = Field(
+        30.0, ge=1, description="Silence after which a connection must show that it lives."
+    )
+    keepalive_timeout: float = Field(
+        10.0, ge=1, description="Seconds it has for that, and a new connection for its TLS handshake."
+    )
     session_lifetime: float = Field(3600.0, gt=0, description="Seconds after which a peer must attest again.")
     max_batch_pages: int = Field(256, ge=1, le=4096, description="Most pages in one batch.")
     max_batches_in_flight: int = Field(32, ge=1, le=1024, description="Most batches a sender may be ahead.")
@@ -132,12 +187,37 @@ class ServeConfig(PeerConfig):
         BridgeKind.ISOLATED,
         description="Where keys and plaintext staging are: a confined process of their own, or this process (weaker).",
     )
-    drain_seconds: float = Field(20.0, ge=0, description="Seconds that running calls get to finish on SIGTERM.")
+    warn_days: float = Field(
+        14.0, ge=0, description="Days before its own certificates or CRL expire that the server begins to warn."
+    )
+    drain_seconds: float = Field(
+        20.0, ge=0, description="Seconds that running calls get to finish on SIGTERM (SIGHUP reloads it)."
+    )
+    status_listen: str | None = Field(
+        None, description="Address and port of the read-only status page, for example 127.0.0.1:7480. [default: off]"
+    )
+    status_public: bool = Field(
+        False,
+        description="Let the status page listen beyond loopback. It has no login, and shows peers and measurements.",
+    )
+    status_name: tuple[str, ...] = Field(
+        (), description="A further host name the status page answers to. May be repeated."
+    )
+    watch_host: bool = Field(
+        False, description="Report this machine's RMP faults and SNP kernel events ('pagegate watch') as telemetry."
+    )
     prometheus_port: int | None = Field(None, ge=1, le=65535, description="Port of the Prometheus endpoint.")
+    prometheus_host: str = Field("127.0.0.1", description="Address the Prometheus endpoint listens on.")
+    health_listen: str | None = Field(
+        None,
+        description="Address and port of a plain-text port that answers gRPC health checks and nothing else, "
+        "for probes that cannot speak TLS (kubelet).",
+    )
     audit: bool = Field(True, description="Keep the audit log in the state directory.")
-    log_json: bool = Field(False, description="Write logs as JSON lines with trace ids.")
+    log_json: bool = Field(False, description="Write logs as JSON lines with trace ids (SIGHUP reloads it).")
+    log_level: LogLevel = Field(LogLevel.INFO, description="Least important log lines to write (SIGHUP reloads it).")
 
-    @field_validator("region", mode="before")
+    @field_validator("region", "status_name", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:
         return tuple(value.split()) if isinstance(value, str) else value

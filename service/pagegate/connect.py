@@ -13,9 +13,10 @@ from pagegate.errors import ConfigError
 from pagegate.evidence.appraisal import EvidenceAppraiser
 from pagegate.evidence.model import AccessMode
 from pagegate.evidence.policy import Policy, load_policy
-from pagegate.evidence.snp.anchors import amd_anchors, simulated_anchor
+from pagegate.evidence.snp.anchors import TrustAnchor, amd_anchors, simulated_anchor
 from pagegate.platforms.model import Platform
 from pagegate.platforms.simulated import SimulatedPlatform, SimulatedRoot, measurement_of
+from pagegate.telemetry import NO_TELEMETRY, Tracing
 
 
 def connect(target: str, config: PeerConfig, regions: Mapping[str, AccessMode | str]) -> Client:
@@ -41,8 +42,9 @@ def build_platform(config: PeerConfig) -> Platform:
                 "the simulated platform proves nothing and is refused. For a trial add --allow-simulated; "
                 "for real use choose a hardware platform ('pagegate doctor' says what this machine has)",
             )
-        chip = simulated_root(config).chip(config.simulated_chip)
-        return SimulatedPlatform(chip, measurement=measurement_of(config.simulated_workload.encode()))
+        root = simulated_root(config)
+        measurement = measurement_of(config.simulated_workload.encode())
+        return SimulatedPlatform(root.chip(config.simulated_chip), measurement=measurement, follow=root.as_it_runs)
     from pagegate.platforms.detect import open_platform  # noqa: PLC0415 - hardware only when asked for
 
     return open_platform(config.platform.value)
@@ -59,27 +61,38 @@ def policy_path(config: PeerConfig) -> Path:
     return config.policy
 
 
-def build_appraiser(config: PeerConfig, policy: Policy | None = None) -> EvidenceAppraiser:
+def trust_anchors(config: PeerConfig) -> tuple[TrustAnchor, ...]:
+    """AMD's roots, and the simulated one where it is allowed."""
+    if not config.allow_simulated:
+        return amd_anchors()
+    return (*amd_anchors(), simulated_anchor("Milan", simulated_root(config).ark_der))
+
+
+def endorsement_settings(config: PeerConfig) -> EndorsementSettings:
+    """Where certificates and CRLs come from. Only what chains to a root that is trusted enters the cache."""
+    return EndorsementSettings(
+        directory=config.endorsements,
+        cache_path=config.cache_path,
+        # A simulated chip has nothing at AMD: asking would only wait.
+        offline=config.offline or (config.platform is PlatformName.SIMULATED and config.kds_url is None),
+        kds_url=config.kds_url or KDS_URL,
+        roots=frozenset(anchor.ark_digest.hex() for anchor in trust_anchors(config)),
+    )
+
+
+def build_appraiser(
+    config: PeerConfig, policy: Policy | None = None, telemetry: Tracing = NO_TELEMETRY
+) -> EvidenceAppraiser:
     """What this side believes: `policy` where the caller has loaded it, else the file of `config`.
 
     Raises PolicyError, ConfigError POLICY_MISSING.
     """
     if policy is None:
         policy = load_policy(policy_path(config))
-    anchors = list(amd_anchors())
-    if config.allow_simulated:
-        root = simulated_root(config)
-        anchors.append(simulated_anchor("Milan", root.ark_der))
-    settings = EndorsementSettings(
-        directory=config.endorsements,
-        cache_path=config.state / "endorsements.sqlite",
-        # A simulated chip has nothing at AMD: asking would only wait.
-        offline=config.offline or config.platform is PlatformName.SIMULATED,
-        kds_url=config.kds_url or KDS_URL,
-    )
     return EvidenceAppraiser(
         policy,
-        anchors=anchors,
-        endorsements=build_source(settings),
+        anchors=trust_anchors(config),
+        endorsements=build_source(endorsement_settings(config)),
         allow_simulated=config.allow_simulated,
+        stages=lambda stage: telemetry.span(f"pagegate.appraise.{stage}"),
     )

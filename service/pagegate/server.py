@@ -22,20 +22,30 @@ from pagegate.handshake.model import HANDSHAKE_TIMEOUT_S, SUITES_DEFAULT, Limits
 from pagegate.handshake.server import ServerHandshake, ServerSettings
 from pagegate.platforms.model import Platform
 from pagegate.rpc import transfer as rpc_transfer
+from pagegate.rpc.admission import Admission, AdmissionLimits, Gate
 from pagegate.rpc.attestation import AttestationServicer
 from pagegate.rpc.events import Observer, ServerEvent, ignore
-from pagegate.rpc.tls import ServerTls
+from pagegate.rpc.pace import Watchdog
+from pagegate.rpc.tls import ServerTls, TlsInForce
 from pagegate.telemetry import NO_TELEMETRY, Tracing
 from pagegate.transfer.keeper import BridgeKeeper, BridgeKind
 from pagegate.transfer.region import RegionSpec, RegionTable
 from pagegate.transfer.registry import TransferRegistry
 from pagegate.transfer.session import SessionTable
+from pagegate.transfer.traffic import Traffic
 from pagegate.v1 import attestation_pb2, attestation_pb2_grpc, transfer_pb2
 
 _SERVICES = (
     attestation_pb2.DESCRIPTOR.services_by_name["Attestation"].full_name,
     transfer_pb2.DESCRIPTOR.services_by_name["PageTransfer"].full_name,
 )
+
+FINISH_SHARE = 0.5
+"""Share of the grace period in which running streams may end by themselves; the rest is for their commits."""
+_LAST_WORDS_S = 0.5
+READINESS = "readiness"
+"""Health service for readiness probes: also NOT_SERVING while no peer could believe this machine. That of "" tells
+only that the process serves: sessions that are open go on."""
 
 Reappraise = Callable[[Verdict, datetime], Verdict]
 """Judges a kept verdict again under the policy now in force."""
@@ -51,14 +61,22 @@ class ServerOptions:
     suites: Sequence[eb.Suite] = SUITES_DEFAULT
     max_sessions: int = 256
     max_handshakes: int = 16
-    max_streams: int = 64
-    """Calls served at once; further ones get RESOURCE_EXHAUSTED."""
+    admission: AdmissionLimits = field(default_factory=AdmissionLimits)
+    """Calls, bytes and slow peers; what is over a limit gets RESOURCE_EXHAUSTED or DEADLINE_EXCEEDED."""
+    keepalive_s: float = 30.0
+    """Seconds of silence after which a connection is asked whether it is alive."""
+    keepalive_timeout_s: float = 10.0
+    """Seconds that it has to answer; also what a new connection has to finish its TLS handshake."""
     handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S
     stale_transfer_s: float = 30.0
     """Seconds after which a broken transfer loses its region to another writer."""
     tls: ServerTls | None = None
     bridge: BridgeKind = BridgeKind.IN_PROCESS
     """Where keys and plaintext staging are; `pagegate serve` isolates them unless told otherwise."""
+    tls_overlap_s: float = 3600.0
+    """Seconds for which a replaced certificate is attested to connections that were opened with it."""
+    health_listen: str | None = None
+    """Address and port of a plain-text port with the health service alone; None for none."""
 
 
 class Server:
@@ -79,9 +97,13 @@ class Server:
         self.started_at = time.time()
         self._observer = observer
         self._appraiser = appraiser
+        self.platform = platform
+        self.traffic = Traffic()
         self.regions = RegionTable(regions)
         self.sessions = SessionTable(options.max_sessions)
-        self._health = health.HealthServicer()
+        # The blocking form: the interceptor paces and counts it as it does every call.
+        self._health = health.HealthServicer(experimental_non_blocking=False)
+        self._trusted = True
         self._keeper = BridgeKeeper(
             options.bridge,
             max_sessions=options.max_sessions,
@@ -89,59 +111,83 @@ class Server:
             changed=self._bridge_changed,
         )
         self._registry = TransferRegistry(lambda: self._keeper.current, stale_after_s=options.stale_transfer_s)
-        settings = ServerSettings(
-            limits=options.limits,
-            suites=options.suites,
-            tls_binding=options.tls.binding if options.tls else b"",
-        )
-        max_message = options.limits.max_batch_pages * eb.RECORD_SIZE + 4096
+        self.gate = Gate(options.admission)
+        self.tls = TlsInForce(options.tls, overlap_s=options.tls_overlap_s) if options.tls else None
+        self._watchdog = Watchdog()
+        self._readers = ThreadPoolExecutor(options.admission.threads, thread_name_prefix="pagegate-read")
         self._grpc = grpc.server(
-            ThreadPoolExecutor(max_workers=options.max_streams, thread_name_prefix="pagegate-rpc"),
-            maximum_concurrent_rpcs=options.max_streams,
-            options=(
-                ("grpc.max_receive_message_length", max(max_message, 1 << 20)),
-                ("grpc.max_send_message_length", max_message + (1 << 20)),
-                ("grpc.so_reuseport", 0),
-                ("grpc.keepalive_time_ms", 30_000),
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-            ),
+            ThreadPoolExecutor(options.admission.threads, thread_name_prefix="pagegate-rpc"),
+            interceptors=[Admission(self.gate, self._readers, self._watchdog, telemetry, observer)],
+            maximum_concurrent_rpcs=options.admission.threads,
+            options=_channel_options(options),
         )
-        attestation_pb2_grpc.add_AttestationServicer_to_server(
-            AttestationServicer(
-                lambda: ServerHandshake(self._keeper.current, platform, self._appraiser, self.regions, settings),
-                self.sessions,
-                telemetry,
-                observer,
-                max_handshakes=options.max_handshakes,
-                timeout_s=options.handshake_timeout_s,
-            ),
-            self._grpc,
+        self.attestation = AttestationServicer(
+            lambda: ServerHandshake(self._keeper.current, platform, self._appraiser, self.regions, self._settings()),
+            self.sessions,
+            telemetry,
+            observer,
+            max_handshakes=options.max_handshakes,
+            timeout_s=options.handshake_timeout_s,
         )
+        attestation_pb2_grpc.add_AttestationServicer_to_server(self.attestation, self._grpc)
         rpc_transfer.add_to_server(
             rpc_transfer.PageTransferServicer(
-                lambda: self._keeper.current, self.regions, self.sessions, self._registry, telemetry, observer
+                lambda: self._keeper.current,
+                self.regions,
+                self.sessions,
+                self._registry,
+                telemetry,
+                observer,
+                self.traffic,
             ),
             self._grpc,
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
         self.port = self._bind(options)
+        self._probes = self._probe_server(options.health_listen) if options.health_listen else None
         self._stopping = threading.Lock()
+
+    def _settings(self) -> ServerSettings:
+        """What the next handshake brings: the certificate in force is not always the same."""
+        return ServerSettings(
+            limits=self.options.limits,
+            suites=self.options.suites,
+            tls_binding=self.tls.current.binding if self.tls else b"",
+            tls_former=self.tls.former() if self.tls else (),
+        )
 
     def _bind(self, options: ServerOptions) -> int:
         try:
-            if options.tls is not None:
-                return self._grpc.add_secure_port(options.listen, options.tls.credentials())
+            if self.tls is not None:
+                return self._grpc.add_secure_port(options.listen, self.tls.credentials())
             return self._grpc.add_insecure_port(options.listen)
         except RuntimeError as error:
             raise ConfigError(
                 "LISTEN", f"cannot listen on {options.listen}: the address is in use or not this machine's"
             ) from error
 
+    def _probe_server(self, listen: str) -> grpc.Server:
+        """Health checks in plain text and nothing else: kubelet's probes speak no TLS."""
+        probes = grpc.server(ThreadPoolExecutor(max_workers=2, thread_name_prefix="pagegate-probe"))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, probes)
+        try:
+            probes.add_insecure_port(listen)
+        except RuntimeError as error:
+            raise ConfigError(
+                "LISTEN", f"cannot answer health checks on {listen}: the address is in use or not this machine's"
+            ) from error
+        return probes
+
     @property
     def bridge(self) -> eb.Bridge:
         """The bridge in use. Raises TransferError BRIDGE_DIED while there is none."""
         return self._keeper.current
+
+    @property
+    def bridge_info(self) -> eb.BridgeInfo:
+        """What the bridge was found to be when it was opened; the former one's while another is being started."""
+        return self._keeper.info
 
     def _bridge_changed(self, alive: bool) -> None:
         """A bridge that died took every key and every account with it: what depends on them ends here."""
@@ -151,21 +197,47 @@ class Server:
             self.regions.close_doors()
         self._say_healthy(alive)
 
-    def _say_healthy(self, healthy: bool) -> None:
+    def _say_healthy(self, alive: bool) -> None:
         status = health_pb2.HealthCheckResponse
-        for service in ("", *_SERVICES):
-            self._health.set(service, status.SERVING if healthy else status.NOT_SERVING)
+        for service in ("", READINESS, *_SERVICES):
+            well = alive and (self._trusted or service not in (READINESS, _SERVICES[0]))
+            self._health.set(service, status.SERVING if well else status.NOT_SERVING)
 
     @property
     def address(self) -> str:
         """Host and port as bound."""
         return f"{self.options.listen.rpartition(':')[0]}:{self.port}"
 
+    def staged(self) -> dict[int, tuple[int, int]]:
+        """Number of each region that is being written -> pages staged, pages to come in all."""
+        return self._registry.staged()
+
     def start(self) -> Self:
-        """Begins to serve; health becomes SERVING."""
+        """Begins to serve; health becomes SERVING.
+
+        Each region's generation is told to the observer: one that is higher than the last commit in the audit log
+        was committed by a server that was killed before it could log or acknowledge it.
+        """
+        for region in self.regions:
+            self._observer(ServerEvent("start", region.spec.name, {"generation": region.generation}))
+        self._watchdog.start()
         self._grpc.start()
+        if self._probes is not None:
+            self._probes.start()
         self._say_healthy(True)
         return self
+
+    def trusted(self, *, trusted: bool) -> None:
+        """Says whether new handshakes can succeed: health of READINESS and of Attestation."""
+        self._trusted = trusted
+        self._say_healthy(self._keeper.alive)
+
+    def attest_again(self) -> int:
+        """Ends every session, so that each peer attests anew (clients do by themselves). Returns how many."""
+        ended = list(self.sessions)
+        for live in ended:
+            self.sessions.drop(live.established.session_id)
+        return len(ended)
 
     def reappraise(self, appraiser: Appraiser, judge: Reappraise) -> int:
         """Puts a new policy in force: open sessions that it would not admit are closed. Returns how many."""
@@ -192,18 +264,33 @@ class Server:
             )
         return closed
 
-    def drain(self) -> None:
-        """Tells load balancers to go elsewhere; running calls go on."""
+    def drain(self, finish_s: float = 0.0) -> None:
+        """Tells load balancers and new callers to go elsewhere. Running streams get `finish_s` seconds to end by
+        themselves, then they are told to resume elsewhere; a commit under way is finished."""
+        self.gate.drain(finish_s)
         self._health.enter_graceful_shutdown()
 
-    def stop(self, grace_s: float = 5.0) -> None:
-        """Drains, waits for running calls up to `grace_s`, ends sessions and zeroises keys."""
+    def stop(self, grace_s: float = 5.0, *, hurry: threading.Event | None = None) -> bool:
+        """Drains, waits for running calls up to `grace_s` or until `hurry`, ends sessions and zeroises keys.
+
+        True when every call had ended by itself.
+        """
         with self._stopping:
-            self.drain()
-            self._grpc.stop(grace_s).wait()
+            self.drain(grace_s * FINISH_SHARE)
+            until = time.monotonic() + grace_s
+            idle = self.gate.wait_idle(0.0)
+            while not idle and time.monotonic() < until and not (hurry and hurry.is_set()):
+                idle = self.gate.wait_idle(min(0.1, max(0.0, until - time.monotonic())))
+            # A call that has ended still has to tell its peer so.
+            self._grpc.stop(_LAST_WORDS_S if idle else 0.0).wait()
+            self._watchdog.stop()
+            self._readers.shutdown(wait=False)
+            if self._probes is not None:
+                self._probes.stop(None).wait()
             self.sessions.close()
             self.regions.close()
             self._keeper.close()
+            return idle
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Blocks until the server has stopped; True when it timed out."""
@@ -216,3 +303,21 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop(0.5)
+
+
+def _channel_options(options: ServerOptions) -> tuple[tuple[str, int], ...]:
+    max_message = options.limits.max_batch_pages * eb.RECORD_SIZE + 4096
+    return (
+        ("grpc.max_receive_message_length", max(max_message, 1 << 20)),
+        ("grpc.max_send_message_length", max_message + (1 << 20)),
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_concurrent_streams", options.admission.threads),
+        ("grpc.server_handshake_timeout_ms", int(options.keepalive_timeout_s * 1000)),
+        ("grpc.keepalive_time_ms", int(options.keepalive_s * 1000)),
+        ("grpc.keepalive_timeout_ms", int(options.keepalive_timeout_s * 1000)),
+        # What decides while the peer says nothing at all; gRPC's default is a minute.
+        ("grpc.http2.ping_timeout_ms", int(options.keepalive_timeout_s * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    )

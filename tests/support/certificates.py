@@ -10,7 +10,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
-def self_signed(name: str = "pagegate.test", *, issuer: str = "", san: bool = True) -> tuple[bytes, bytes]:
+def self_signed(
+    name: str = "pagegate.test", *, issuer: str = "", san: bool = True, ends_in: timedelta = timedelta(days=1)
+) -> tuple[bytes, bytes]:
     """Certificate and key (PEM) of a server called `name`; another `issuer` makes it look like a CA's."""
     key = ec.generate_private_key(ec.SECP256R1())
     now = datetime.now(UTC)
@@ -21,7 +23,7 @@ def self_signed(name: str = "pagegate.test", *, issuer: str = "", san: bool = Tr
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
+        .not_valid_after(now + ends_in)
     )
     if san:
         builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)

@@ -144,12 +144,18 @@ static void test_process_when_begun_is_limited(void) {
   CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
+#if defined(__SANITIZE_THREAD__) /* its runtime makes calls of its own */
+enum { FILTERED = 0 };
+#else
+enum { FILTERED = 1 };
+#endif
+
 int main(void) {
   spare = dup(0);
   CHECK(spare >= 0);
   RUN(test_process_when_begun_is_limited);
-  RUN(test_call_when_on_the_list_passes);
-  RUN(test_call_when_not_on_the_list_kills);
-  RUN(test_thread_when_started_before_the_filter_is_under_it);
+  if (FILTERED) RUN(test_call_when_on_the_list_passes);
+  if (FILTERED) RUN(test_call_when_not_on_the_list_kills);
+  if (FILTERED) RUN(test_thread_when_started_before_the_filter_is_under_it);
   return 0;
 }

@@ -5,6 +5,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+
+#include "gcm_cpu.h"
 #endif
 
 /* More than any kernel's frame: spilled AES state and the tail's buffers live there. */
@@ -43,20 +45,16 @@ static uint32_t enabled_states(uint32_t leaf1_ecx) {
 static int has_all(uint32_t value, uint32_t bits) { return (value & bits) == bits; }
 
 int eb_gcm_kernel_supported(eb_gcm_kernel kernel) {
-  uint32_t a = 0;
-  uint32_t b = 0;
-  uint32_t c1 = 0;
-  uint32_t d = 0;
-  if (!__get_cpuid(1, &a, &b, &c1, &d)) {
+  uint32_t leaf1[GCM_REGISTERS] = {0};
+  uint32_t leaf7[GCM_REGISTERS] = {0};
+  if (!gcm_cpuid(1, 0, leaf1)) {
     return 0;
   }
+  (void)gcm_cpuid(7, 0, leaf7);
+  const uint32_t c1 = leaf1[GCM_ECX];
+  const uint32_t b7 = leaf7[GCM_EBX];
+  const uint32_t c7 = leaf7[GCM_ECX];
   const uint32_t states = enabled_states(c1);
-  uint32_t b7 = 0;
-  uint32_t c7 = 0;
-  if (!__get_cpuid_count(7, 0, &a, &b7, &c7, &d)) {
-    b7 = 0;
-    c7 = 0;
-  }
   const int aesni = has_all(c1, bit_AES | bit_PCLMUL | bit_SSSE3 | bit_SSE4_1 | bit_AVX) && has_all(states, STATE_YMM);
   const int vaes = aesni && has_all(b7, bit_AVX2) && has_all(c7, bit_VAES | bit_VPCLMULQDQ);
   switch (kernel) {

@@ -56,6 +56,11 @@ class BridgeInfo:
     hardening: tuple[str, ...] = ()
     """What confines an isolated bridge, of `HARDENING`."""
 
+    @property
+    def backend(self) -> Literal["in-process", "isolated"]:
+        """Where the keys are."""
+        return "in-process" if self.process is None else "isolated"
+
 
 @dataclass(frozen=True, slots=True)
 class SealResult:

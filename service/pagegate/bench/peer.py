@@ -89,7 +89,7 @@ def main() -> None:
     Baseline(pages).add_to(baseline)
     plain = baseline.add_insecure_port("127.0.0.1:0")
     tls = ServerTls(*certificate(directory))
-    secured = baseline.add_secure_port("127.0.0.1:0", tls.credentials())
+    secured = baseline.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(tls.key, tls.certificate)]))
     baseline.start()
     options = ServerOptions(listen="127.0.0.1:0")
     with Server(

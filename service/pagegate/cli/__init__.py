@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from pagegate.errors import PagegateError
+from pagegate.errors import EndorsementError, PagegateError
+from pagegate.evidence.model import Verdict
 
 EXIT_FAILED = 1
 EXIT_REJECTED = 2
@@ -75,7 +76,21 @@ def run(argv: Sequence[str] | None = None) -> int:
         return EXIT_UNREADABLE if isinstance(error, click.FileError) else EXIT_FAILED
     except PagegateError as error:
         click.echo(f"pagegate: {error}", err=True)
-        return getattr(error, "exit_code", EXIT_FAILED)
+        return exit_code(error)
     except BrokenPipeError:
         return 0
     return result if isinstance(result, int) else 0
+
+
+def exit_code(error: PagegateError) -> int:
+    """The exit code of an error, the same in every command."""
+    if isinstance(error, EndorsementError) or lacks_endorsements(getattr(error, "verdict", None)):
+        return EXIT_NO_ENDORSEMENTS
+    if error.reason == "EVIDENCE_REJECTED":
+        return EXIT_REJECTED
+    return int(getattr(error, "exit_code", EXIT_FAILED))
+
+
+def lacks_endorsements(verdict: Verdict | None) -> bool:
+    """True when evidence could not be appraised for want of certificates: nothing was held against it."""
+    return verdict is not None and any(failure.code == "SNP_ENDORSEMENT_MISSING" for failure in verdict.failures)

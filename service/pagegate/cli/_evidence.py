@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
 
+from pagegate.config import endorsement_cache
+from pagegate.endorsements import EndorsementSettings, Timeouts, build_source
 from pagegate.errors import EndorsementError, EvidenceError
 from pagegate.evidence.model import EndorsementRequest, Endorsements, EndorsementSource, Evidence, EvidenceType
 from pagegate.evidence.snp.anchors import TrustAnchor, amd_anchors, simulated_anchor
@@ -147,27 +147,12 @@ def anchors_with(simulated_root: Path | None) -> tuple[TrustAnchor, ...]:
 
 
 def endorsements_from(crl: Path | None, *, offline: bool) -> EndorsementSource:
-    """Where endorsements come from beside the evidence itself."""
+    """Where endorsements come from beside the evidence itself. Raises EndorsementError, UnreadableError."""
     given = GivenEndorsements(crl=read_crl(crl))
     if offline:
         return given
-    try:
-        endorsements: Any = import_module("pagegate.endorsements")
-        settings = endorsements.EndorsementSettings(
-            cache_path=_default_cache(), timeouts=endorsements.Timeouts(total=_PATIENCE)
-        )
-        return OnlineEndorsements(given, endorsements.build_source(settings))
-    except (ImportError, AttributeError):
-        raise EndorsementError(
-            "ENDORSEMENT_SOURCE_MISSING", "this build cannot fetch endorsements; use --offline and --cert"
-        ) from None
-
-
-def _default_cache() -> Path:
-    """The cache that `pagegate endorsements` fills."""
-    given = os.environ.get("PAGEGATE_ENDORSEMENT_CACHE")
-    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return Path(given) if given else Path(home) / "pagegate" / "endorsements.db"
+    settings = EndorsementSettings(cache_path=endorsement_cache(), timeouts=Timeouts(total=_PATIENCE))
+    return OnlineEndorsements(given, build_source(settings))
 
 
 def parse_time(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import StrEnum
 from pathlib import Path
 from types import UnionType
@@ -17,14 +17,16 @@ from pagegate.telemetry import Telemetry, TelemetrySettings
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def config_options(kind: type[PeerConfig]) -> Callable[[_F], _F]:
-    """One option a field, and --config; the command gets them as `options` for `settle`."""
+def config_options(kind: type[PeerConfig], only: Collection[str] | None = None) -> Callable[[_F], _F]:
+    """One option a field (or those named in `only`), and --config; the command gets them as `options` for `settle`."""
 
     def add(command: _F) -> _F:
         command = click.option(
             "--config", "config_file", type=click.Path(path_type=Path, dir_okay=False), help="YAML file of options."
         )(command)
         for name, field in reversed(kind.model_fields.items()):
+            if only is not None and name not in only:
+                continue
             flag = f"--{name.replace('_', '-')}"
             text = field.description or ""
             if field.default not in (None, (), False) and field.annotation is not bool:
@@ -57,7 +59,9 @@ def settle(kind: type[PeerConfig], options: dict[str, Any]) -> PeerConfig:
     return load(kind, {k: v for k, v in options.items() if v not in (None, ())}, file)
 
 
-def build_telemetry(config: PeerConfig, service_name: str, *, prometheus_port: int | None = None) -> Telemetry:
+def build_telemetry(
+    config: PeerConfig, service_name: str, *, prometheus_port: int | None = None, prometheus_host: str = "127.0.0.1"
+) -> Telemetry:
     """Telemetry of this process: OTLP when an endpoint is set, else trace trees on a terminal's standard error."""
     return Telemetry.start(
         TelemetrySettings(
@@ -66,8 +70,16 @@ def build_telemetry(config: PeerConfig, service_name: str, *, prometheus_port: i
             sample_ratio=config.sample_ratio,
             console_tree=config.otlp_endpoint is None and sys.stderr.isatty(),
             prometheus_port=prometheus_port,
+            prometheus_host=prometheus_host,
         )
     )
+
+
+OWN_EVIDENCE = (
+    *("platform", "policy", "allow_simulated", "simulated_root", "simulated_chip", "simulated_workload"),
+    *("endorsements", "endorsement_cache", "kds_url", "offline", "state_dir"),
+)
+"""The options of a command that looks at this machine's own evidence."""
 
 
 def warn_simulated(what: str) -> None:
@@ -76,6 +88,7 @@ def warn_simulated(what: str) -> None:
 
 
 __all__ = [
+    "OWN_EVIDENCE",
     "build_telemetry",
     "config_options",
     "settle",

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import json
+import secrets
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
+from pagegate.cli._options import OWN_EVIDENCE, config_options, settle
+from pagegate.config import PeerConfig
+from pagegate.connect import build_appraiser, build_platform
+from pagegate.evidence.model import Verdict
+from pagegate.evidence.snp.report import REPORT_DATA_BYTES
 from pagegate.host.doctor import Report, examine
 from pagegate.host.machine import Machine
 from pagegate.host.model import Finding, Role, Status
@@ -22,12 +30,16 @@ _COLOUR = {Status.FAIL: "red", Status.WARN: "yellow", Status.UNKNOWN: "cyan", St
 @click.option("--root", type=click.Path(path_type=Path, exists=True, file_okay=False), default=Path("/"), hidden=True)
 @click.option("--all", "show_all", is_flag=True, help="Also show what does not apply here.")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON, always complete.")
-def command(role: str | None, cache: str | None, root: Path, *, show_all: bool, as_json: bool) -> None:
+@config_options(PeerConfig, OWN_EVIDENCE)
+def command(role: str | None, cache: str | None, root: Path, *, show_all: bool, as_json: bool, **options: Any) -> None:
     """Look at this machine and say what keeps it from running pagegate well.
 
     Reads /proc, /sys, /dev and the kernel log; changes nothing. Works without root and then says
     what it could not see. Each finding names the value found, the one expected, the fix, and the
     document that asks for it. docs/host-setup.md explains the settings.
+
+    With --policy an SNP guest also asks for its own report and holds firmware and TCB against the
+    policy's floors: what a peer with that policy would say.
 
     \b
     Exit codes:
@@ -40,13 +52,26 @@ def command(role: str | None, cache: str | None, root: Path, *, show_all: bool, 
       pagegate doctor
       sudo pagegate doctor --role host --json | jq '.findings[] | select(.status == "fail")'
       pagegate doctor --cache /var/lib/pagegate/endorsements
+      sudo pagegate doctor --policy policy.yaml
     """
-    report = examine(Machine(root), role=Role(role) if role else None, cache=cache)
+    config = settle(PeerConfig, options)
+    report = examine(
+        Machine(root),
+        role=Role(role) if role else None,
+        cache=cache,
+        verdict=(lambda: _own_verdict(config)) if config.policy is not None else None,
+    )
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=2))
     else:
         _print(report, show_all=show_all)
     raise click.exceptions.Exit(_EXIT[report.worst])
+
+
+def _own_verdict(config: PeerConfig) -> Verdict:
+    """What a peer with this policy would say of this machine. Raises PagegateError."""
+    evidence = build_platform(config).attest(secrets.token_bytes(REPORT_DATA_BYTES))
+    return build_appraiser(config).appraise(evidence, report_data=None, now=datetime.now(UTC))
 
 
 def _print(report: Report, *, show_all: bool) -> None:

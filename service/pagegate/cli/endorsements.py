@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import tarfile
 import time
@@ -17,6 +16,7 @@ from typing import NoReturn
 import click
 
 from pagegate.cli import EXIT_FAILED, EXIT_NO_ENDORSEMENTS, EXIT_UNREADABLE
+from pagegate.config import endorsement_cache
 from pagegate.endorsements import (
     Cache,
     EndorsementSettings,
@@ -70,18 +70,12 @@ class Size(click.ParamType[int]):
         return int(match[1]) * _SIZES[match[2]]
 
 
-def _default_cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return Path(home) / "pagegate" / "endorsements.db"
-
-
 _cache_option = click.option(
     "--cache",
     "cache_path",
     type=click.Path(dir_okay=False, path_type=Path),
-    envvar="PAGEGATE_ENDORSEMENT_CACHE",
-    default=_default_cache,
-    show_default="~/.cache/pagegate/endorsements.db, or $PAGEGATE_ENDORSEMENT_CACHE",
+    default=endorsement_cache,
+    show_default="$PAGEGATE_ENDORSEMENT_CACHE, else endorsements.sqlite in the state directory, as serve and send",
     help="The cache file (SQLite, shared by all pagegate processes of the machine).",
 )
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from pagegate.cli import EXIT_REJECTED
+from pagegate.cli import EXIT_NO_ENDORSEMENTS, EXIT_REJECTED, lacks_endorsements
 from pagegate.cli._evidence import (
     UnreadableError,
     anchors_with,
@@ -97,11 +97,12 @@ def explain_command(
     Examples:
       pagegate policy explain report.bin --policy policy.yaml
       pagegate policy explain report.bin --policy policy.yaml --cert vcek.der --offline
-    Exit codes: 0 an identity matches, 2 none does, 3 input unreadable.
+    Exit codes: 0 an identity matches, 2 none does, 3 input unreadable, 4 endorsements not to be had.
     """
     policy = _load(policy_path)
     verified = _unverified(read_file(report), str(report))
     genuine: bool | None = None
+    unendorsed = False
     if certs or table is not None:
         appraiser = EvidenceAppraiser(
             policy,
@@ -110,7 +111,8 @@ def explain_command(
             allow_simulated=allow_simulated,
         )
         evidence = read_evidence(report, certs, chains, table)
-        claims = appraiser.appraise(evidence, report_data=None, now=datetime.now(UTC)).claims
+        verdict = appraiser.appraise(evidence, report_data=None, now=datetime.now(UTC))
+        claims, unendorsed = verdict.claims, lacks_endorsements(verdict)
         genuine = claims is not None
         if claims is not None and isinstance(claims.facts, Verified):
             verified = claims.facts
@@ -122,6 +124,8 @@ def explain_command(
         _print_rows(rows)
         said = {None: "taken at its word", True: "genuine", False: "NOT genuine: see pagegate verify"}[genuine]
         click.echo(f"\nThe report is {said}. It matches: {matching or 'no identity'}.")
+    if unendorsed:
+        raise click.exceptions.Exit(EXIT_NO_ENDORSEMENTS)
     if matching is None or genuine is False:
         raise click.exceptions.Exit(EXIT_REJECTED)
 

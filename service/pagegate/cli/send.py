@@ -40,7 +40,9 @@ _RANGE = re.compile(r"(0x[0-9a-fA-F]+|[0-9]+)-(0x[0-9a-fA-F]+|[0-9]+)")
 @click.option("--gpa", help="Guest-physical address of the first page. [default: the region's base]")
 @click.option("--delta", is_flag=True, help="Keep the pages of the region that are not sent.")
 @click.option(
-    "--tls-server-cert", type=click.Path(path_type=Path), help="The server's own certificate (PEM); turns TLS on."
+    "--tls-server-cert",
+    type=click.Path(path_type=Path),
+    help="The server's own certificate (PEM), its successor too if it is about to change; turns TLS on.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @config_options(PeerConfig)
@@ -80,9 +82,9 @@ def command(
             Client(
                 target,
                 platform=platform,
-                appraiser=build_appraiser(config),
+                appraiser=build_appraiser(config, telemetry=telemetry),
                 regions={region: "write"},
-                tls=ClientTls.pinned(tls_server_cert) if tls_server_cert else None,
+                tls=ClientTls.pins(tls_server_cert) if tls_server_cert else None,
                 telemetry=telemetry,
             ) as client,
         ):

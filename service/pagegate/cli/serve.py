@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-import threading
+import logging
+from contextlib import ExitStack
+from datetime import timedelta
 from functools import partial
 from typing import Any, cast
 
@@ -18,29 +19,23 @@ from pagegate.cli._options import (
 )
 from pagegate.cli._policy import PolicyInForce
 from pagegate.config import ServeConfig
-from pagegate.connect import build_platform
+from pagegate.connect import build_platform, endorsement_settings
+from pagegate.endorsements import Cache
 from pagegate.errors import ConfigError
-from pagegate.handshake.model import Limits
-from pagegate.rpc.events import Observer, ServerEvent, ignore
-from pagegate.rpc.tls import ServerTls
-from pagegate.server import Server, ServerOptions
-from pagegate.telemetry.logs import configure_logging
+from pagegate.operate.certificate import CertificateInForce
+from pagegate.operate.gauges import Gauges
+from pagegate.operate.housekeeping import Housekeeping
+from pagegate.operate.kernel import HostWatch
+from pagegate.operate.options import OptionsInForce, server_options
+from pagegate.operate.page import open_page, status_address
+from pagegate.operate.reloads import Reloads
+from pagegate.operate.signals import EXIT_HURRIED, Signals
+from pagegate.operate.source import EventMemory, ServerSource, Throughput
+from pagegate.rpc.events import Observer, ServerEvent
+from pagegate.server import Server
+from pagegate.upkeep import Upkeep
 
-
-def server_options(config: ServeConfig) -> ServerOptions:
-    """The server's limits from its configuration. Raises ConfigError."""
-    if (config.tls_cert is None) != (config.tls_key is None):
-        raise ConfigError("TLS_CERTIFICATE", "TLS needs both --tls-cert and --tls-key")
-    tls = ServerTls.load(config.tls_cert, config.tls_key) if config.tls_cert and config.tls_key else None
-    return ServerOptions(
-        listen=config.listen,
-        limits=Limits(config.session_lifetime, config.max_batch_pages, config.max_batches_in_flight),
-        max_sessions=config.max_sessions,
-        max_handshakes=config.max_handshakes,
-        max_streams=config.max_streams,
-        tls=tls,
-        bridge=config.bridge,
-    )
+_log = logging.getLogger("pagegate.serve")
 
 
 @click.command("serve")
@@ -48,56 +43,113 @@ def server_options(config: ServeConfig) -> ServerOptions:
 def command(**options: Any) -> None:
     """Serve regions to peers that prove what they run.
 
-    Prints one line "listening on HOST:PORT" when it is ready. SIGTERM drains and stops; The policy file is
-    loaded again when it changes or on SIGHUP: a broken new file keeps the old one in force, and sessions that the new
-    one no longer admits are closed. --shadow-policy tries a policy without obeying it.
+    Prints one line "listening on HOST:PORT" when it is ready.
+
+    SIGTERM or SIGINT drains: health says NOT_SERVING, new work is sent elsewhere (UNAVAILABLE, DRAINING), running
+    streams get half of --drain-seconds to end and are then told to resume elsewhere, commits are finished. A second
+    one stops at once. SIGHUP loads the policy, the TLS certificate and the options of --config again; policy and
+    certificate are also followed on disk. A broken new file keeps the old one in force. Sessions that a new policy
+    no longer admits are closed. --shadow-policy tries a policy without obeying it.
 
     \b
     Examples:
       pagegate serve --policy policy.yaml --region book=64MiB@0x100000000:/var/lib/pagegate/book
+      pagegate serve --config serve.yaml --status-listen 127.0.0.1:7480 --watch-host
       pagegate serve --platform simulated --allow-simulated --policy policy.yaml --region book=64MiB
     """
+    given = dict(options)
     config = cast(ServeConfig, settle(ServeConfig, options))
     if not config.region:
         raise ConfigError("REGION", "there is nothing to serve: give at least one --region, for example book=64MiB")
-    regions, limits = config.regions(), server_options(config)
-    configure_logging(json=config.log_json, level="INFO")
+    regions = config.regions()
+    status_address(config)
     platform = build_platform(config)
     if platform.simulated or config.allow_simulated:
         warn_simulated("this server")
-    telemetry = build_telemetry(config, "pagegate-server", prometheus_port=config.prometheus_port)
+    telemetry = build_telemetry(
+        config,
+        "pagegate-server",
+        prometheus_port=config.prometheus_port,
+        prometheus_host=config.prometheus_host,
+    )
+    reloads = Reloads(telemetry)
+    settings = OptionsInForce(config, lambda: cast(ServeConfig, settle(ServeConfig, dict(given))), reloads)
+    certificate = CertificateInForce(config, reloads)
+    memory = EventMemory()
     audit = _open_audit(config)
-    observer: Observer = ignore if audit is None else partial(_audit_event, audit)
-    policy = PolicyInForce(config, observer)
+    observer: Observer = memory.observe if audit is None else partial(_audit_event, audit, memory)
+    policy = PolicyInForce(config, observer, reloads=reloads, telemetry=telemetry)
+    endorsements = endorsement_settings(config)
+    upkeep = Upkeep(
+        platform,
+        lambda: policy.in_force,
+        Cache(endorsements.cache_path, max_bytes=endorsements.cache_max_bytes),
+        telemetry,
+        observer,
+        warn_before=timedelta(days=config.warn_days),
+    )
     server = Server(
         platform=platform,
         appraiser=policy.appraiser,
         regions=regions,
-        options=limits,
+        options=server_options(config, certificate.tls),
         telemetry=telemetry,
         observer=observer,
     )
-    stop = threading.Event()
-    reload = threading.Event()
-
-    def on_signal(number: int, _frame: object) -> None:
-        if number == signal.SIGHUP:
-            reload.set()
-        else:
-            stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, on_signal)
-    server.start()
-    click.echo(f"listening on {server.address}")
-    while not stop.wait(0.2):
-        asked = reload.is_set()
-        reload.clear()
-        policy.tend(server, asked=asked)
-    server.stop(config.drain_seconds)
+    signals = Signals()
+    signals.install()
+    throughput = Throughput(server)
+    allowed = platform.simulated or config.allow_simulated
+    gauges = Gauges(server, reloads, telemetry, simulated_allowed=allowed)
+    source = ServerSource(
+        server,
+        memory,
+        throughput,
+        reloads,
+        policy=policy.path,
+        policy_digest=lambda: policy.digest,
+        listening=(server.address,),
+    )
+    with ExitStack() as running:
+        page = open_page(config, source, telemetry.recorder)
+        if page is not None:
+            running.enter_context(page)
+        if config.watch_host:
+            running.enter_context(HostWatch(telemetry, memory.kernel))
+        running.enter_context(Housekeeping((gauges.publish, throughput.sample)))
+        server.start()
+        upkeep.start(server)
+        running.callback(upkeep.stop)
+        click.echo(f"listening on {server.address}")
+        if page is not None:
+            click.echo(f"status page at {page.url}")
+        _tend(server, signals, policy, certificate, settings, upkeep)
+        _log.info("draining, %d calls under way; a second signal stops at once", server.gate.live)
+        drained = server.stop(settings.config.drain_seconds, hurry=signals.hurry)
+        _log.info("stopped, %s", "every call had ended" if drained else "calls under way were cut off")
     if audit is not None:
         audit.close()
     telemetry.shutdown()
+    if signals.hurry.is_set():
+        raise click.exceptions.Exit(EXIT_HURRIED)
+
+
+def _tend(
+    server: Server,
+    signals: Signals,
+    policy: PolicyInForce,
+    certificate: CertificateInForce,
+    settings: OptionsInForce,
+    upkeep: Upkeep,
+) -> None:
+    """Follows files and reloads what is asked for, until a signal says stop."""
+    while not signals.stop.wait(0.2):
+        asked = signals.reload_asked()
+        policy.tend(server, asked=asked)
+        certificate.tend(server, asked=asked)
+        if asked:
+            settings.reload(server)
+            upkeep.ask()
 
 
 def _open_audit(config: ServeConfig) -> AuditLog | None:
@@ -107,5 +159,6 @@ def _open_audit(config: ServeConfig) -> AuditLog | None:
     return AuditLog.open(config.state / "audit.sqlite", signing_key_path=config.state / "audit.key")
 
 
-def _audit_event(audit: AuditLog, event: ServerEvent) -> None:
+def _audit_event(audit: AuditLog, memory: EventMemory, event: ServerEvent) -> None:
+    memory.observe(event)
     audit.append(event.kind, event.subject, event.details)

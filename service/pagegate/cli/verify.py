@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from pagegate.cli import EXIT_NO_ENDORSEMENTS, EXIT_REJECTED, EXIT_UNREADABLE
+from pagegate.cli import EXIT_NO_ENDORSEMENTS, EXIT_REJECTED, EXIT_UNREADABLE, exit_code, lacks_endorsements
 from pagegate.cli._evidence import (
     UnreadableError,
     anchors_with,
@@ -19,7 +19,7 @@ from pagegate.cli._evidence import (
     read_evidence,
     read_file,
 )
-from pagegate.errors import EndorsementError, PagegateError
+from pagegate.errors import PagegateError
 from pagegate.evidence.appraisal import EvidenceAppraiser
 from pagegate.evidence.model import Verdict
 from pagegate.evidence.policy import load_policy
@@ -157,7 +157,7 @@ def _exit_code(verdict: Verdict) -> int:
     codes = {failure.code for failure in verdict.failures}
     if "SNP_REPORT_SIZE" in codes:
         return EXIT_UNREADABLE
-    if "SNP_ENDORSEMENT_MISSING" in codes:
+    if lacks_endorsements(verdict):
         return EXIT_NO_ENDORSEMENTS
     return 0 if verdict.accepted else EXIT_REJECTED
 
@@ -168,7 +168,4 @@ def _stop(error: PagegateError, *, as_json: bool) -> click.exceptions.Exit:
             json.dumps({"accepted": False, "error": {"reason": error.reason, "message": error.message}}, indent=2)
         )
     click.echo(f"pagegate: {error}", err=True)
-    if isinstance(error, EndorsementError):
-        return click.exceptions.Exit(EXIT_NO_ENDORSEMENTS)
-    unreadable = isinstance(error, UnreadableError) or error.reason.startswith("POLICY_")
-    return click.exceptions.Exit(EXIT_UNREADABLE if unreadable else 1)
+    return click.exceptions.Exit(EXIT_UNREADABLE if error.reason.startswith("POLICY_") else exit_code(error))

@@ -13,7 +13,7 @@ import os
 import sqlite3
 import struct
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,31 +112,19 @@ class Cache:
 
     def put(self, content: Content, *, source: str, now: float, fetched_at: float | None = None) -> Stored:
         """Stores checked content, forgets that it was absent, and makes room by dropping the least used leaves."""
-        part = content.part
-        stored = Stored(
-            part=part,
-            body=content.body,
-            digest=b"",
-            source=source,
-            made_at=content.made_at.timestamp(),
-            expires_at=content.expires_at.timestamp(),
-            fetched_at=now if fetched_at is None else fetched_at,
-            used_at=now,
-        )
-        digest = hashlib.sha256(stored.key_and_body).digest()
         with self._transaction() as db:
-            db.execute(
-                f"INSERT OR REPLACE INTO part (key, {_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608
-                (
-                    *(part.key, part.kind.value, part.product, part.key_kind.value, part.hwid, part.tcb),
-                    *(stored.body, digest, stored.source),
-                    *(stored.made_at, stored.expires_at, stored.fetched_at, stored.used_at),
-                ),
-            )
-            db.execute("DELETE FROM absent WHERE key = ?", (part.key,))
+            stored = _insert(db, content, source=source, now=now, fetched_at=now if fetched_at is None else fetched_at)
             room = self._max_bytes - len(stored.body)
-            db.executemany("DELETE FROM part WHERE key = ?", [(p.key,) for p in _oversize(db, room, {part.key})])
+            doomed = _oversize(db, room, {stored.part.key})
+            db.executemany("DELETE FROM part WHERE key = ?", [(part.key,) for part in doomed])
         return stored
+
+    def swap(self, contents: Iterable[Content], outdated: Iterable[Part], *, source: str, now: float) -> None:
+        """Stores checked contents and drops the outdated parts: a reader sees all of it or nothing."""
+        with self._transaction() as db:
+            db.executemany("DELETE FROM part WHERE key = ?", [(part.key,) for part in outdated])
+            for content in contents:
+                _insert(db, content, source=source, now=now, fetched_at=now)
 
     def remove(self, parts: list[Part]) -> None:
         """Drops these parts."""
@@ -296,6 +284,31 @@ def _lock_byte(cache: Path, offset: int, command: int) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _insert(db: sqlite3.Connection, content: Content, *, source: str, now: float, fetched_at: float) -> Stored:
+    part = content.part
+    stored = Stored(
+        part=part,
+        body=content.body,
+        digest=b"",
+        source=source,
+        made_at=content.made_at.timestamp(),
+        expires_at=content.expires_at.timestamp(),
+        fetched_at=fetched_at,
+        used_at=now,
+    )
+    digest = hashlib.sha256(stored.key_and_body).digest()
+    db.execute(
+        f"INSERT OR REPLACE INTO part (key, {_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608
+        (
+            *(part.key, part.kind.value, part.product, part.key_kind.value, part.hwid, part.tcb),
+            *(stored.body, digest, stored.source),
+            *(stored.made_at, stored.expires_at, stored.fetched_at, stored.used_at),
+        ),
+    )
+    db.execute("DELETE FROM absent WHERE key = ?", (part.key,))
+    return stored
 
 
 def _oversize(db: sqlite3.Connection, max_bytes: int, without: set[str]) -> list[Part]:

@@ -25,6 +25,7 @@ from pagegate.endorsements.request import vlek_not_served
 from pagegate.endorsements.settings import EndorsementSettings
 from pagegate.errors import EndorsementError
 from pagegate.evidence.model import EndorsementRequest, Endorsements, KeyKind
+from pagegate.evidence.snp.chain import SIMULATED_PREFIX
 
 _FAILURE_TTL = {PartKind.LEAF: 5.0, PartKind.CHAIN: 5.0, PartKind.CRL: 60.0}
 """Seconds a failed fetch is remembered, so that those who waited for it do not each try again in turn.
@@ -243,8 +244,10 @@ class CachedSource:
 
 
 def check_root(chain: Content, roots: frozenset[str]) -> None:
-    """The chain's ARK is one of `roots` (SHA-256, hex), if any are named."""
-    if roots and (digest := sha256(chain.certificates[1].der).hexdigest()) not in roots:
+    """The chain's ARK is one of `roots` (SHA-256, hex), if any are named; a SIMULATED one must be."""
+    ark = chain.certificates[1]
+    must_be_named = bool(roots) or ark.subject.startswith(SIMULATED_PREFIX)
+    if must_be_named and (digest := sha256(ark.der).hexdigest()) not in roots:
         raise EndorsementError(
             "ENDORSEMENT_ROOT_UNKNOWN",
             f"{chain.part}: its root has SHA-256 {digest}, which is not among the {len(roots)} allowed",

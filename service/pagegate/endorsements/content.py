@@ -32,7 +32,7 @@ from pagegate.evidence.model import KeyKind
 MAX_BODY = {PartKind.LEAF: 16 * 1024, PartKind.CHAIN: 64 * 1024, PartKind.CRL: 1024 * 1024}
 """Bytes accepted of each kind; AMD's are below 2, 6 and 2 KiB."""
 
-_CA_NAME = re.compile(r"(?:ARK|SEV)-(?P<vlek>VLEK-)?(?P<product>Milan|Genoa|Turin)\b")
+_CA_NAME = re.compile(r"(?:SIMULATED-)?(?P<role>ARK|SEV)-(?P<vlek>VLEK-)?(?P<product>Milan|Genoa|Turin)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def parse_crl(body: bytes, kind: KeyKind) -> Content:
     names = crl.issuer.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
     issuer = printable(str(names[0].value).encode()) if names else ""
     name = _CA_NAME.match(issuer)
-    if name is None or not issuer.startswith("ARK-"):
+    if name is None or name["role"] != "ARK":
         raise invalid(f"a CRL issued by {issuer!r}, not by ARK-<product>")
     if crl.next_update_utc is None:
         raise invalid("a CRL without nextUpdate")

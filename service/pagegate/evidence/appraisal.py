@@ -11,7 +11,7 @@ from typing import Final
 
 from pagegate.errors import EvidenceError
 from pagegate.evidence.checks import Check, Finding, check, run
-from pagegate.evidence.model import Claims, EndorsementSource, Evidence, EvidenceType, Failure, Verdict
+from pagegate.evidence.model import Claims, EndorsementSource, Evidence, EvidenceType, Failure, Stages, Verdict, untimed
 from pagegate.evidence.policy.model import GuestRules, Identity, Policy
 from pagegate.evidence.snp.acceptance import (
     IDENTITY_CHECKS,
@@ -89,10 +89,12 @@ class EvidenceAppraiser:
         anchors: Sequence[TrustAnchor],
         endorsements: EndorsementSource,
         allow_simulated: bool = False,
+        stages: Stages = untimed,
     ) -> None:
         """Without a policy, evidence that is genuine and safe by default is accepted, with no grants at all."""
         self._policy = policy
-        self._verifier = SnpVerifier(anchors, endorsements)
+        self._stages = stages
+        self._verifier = SnpVerifier(anchors, endorsements, stages)
         self._rules = _trust_rules(policy, allow_simulated=allow_simulated)
 
     @property
@@ -117,7 +119,8 @@ class EvidenceAppraiser:
         ask_for_crl = self._rules.revocation is not RevocationMode.OFF
         verified = self._verifier.verify(evidence, report, ask_for_crl=ask_for_crl)
         binding = run(BINDING_CHECKS, _Binding(report, report_data)) if report_data is not None else ()
-        return self._judge(verified, (*verified.failures, *binding), now=now, appraised_at=now)
+        with self._stages("policy"):
+            return self._judge(verified, (*verified.failures, *binding), now=now, appraised_at=now)
 
     def reappraise(self, verdict: Verdict, now: datetime) -> Verdict:
         """Judges kept evidence again by this policy and at this time, without verifying signatures again.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -140,6 +141,18 @@ class EndorsementSource(Protocol):
         """Returns what this source has for `request`; a CRL or a part not needed that it lacks is None or
         empty, and `problems` says why."""
         ...
+
+
+Stages = Callable[[str], AbstractContextManager[object]]
+"""Called as `with stages(name):` around each stage of an appraisal, for whoever times them: "endorsements", "chain",
+"signature" and "policy"."""
+
+_UNTIMED: AbstractContextManager[object] = nullcontext()
+
+
+def untimed(_name: str) -> AbstractContextManager[object]:
+    """The stages of an appraisal that nobody times."""
+    return _UNTIMED
 
 
 class Appraiser(Protocol):

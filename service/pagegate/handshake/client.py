@@ -76,6 +76,7 @@ class ClientHandshake:
                 regions=[
                     pb.RegionRequest(name=name, mode=wire.ACCESS_MODES[mode]) for name, mode in self._wanted.items()
                 ],
+                tls_binding=self._tls_binding,
             )
             self._hello = hello.SerializeToString(deterministic=True)
             self._handshake.absorb(self._hello)

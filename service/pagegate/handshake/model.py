@@ -10,6 +10,7 @@ from pagegate.evidence.model import AccessMode, Verdict
 
 NONCE_SIZE = 32
 SESSION_ID_SIZE = 16
+TLS_BINDING_SIZE = 32
 MAX_REGIONS = 64
 MAX_HELLO_SIZE = 16 * 1024
 MAX_EVIDENCE_SIZE = 256 * 1024

@@ -35,6 +35,8 @@ class ServerSettings:
     suites: Sequence[eb.Suite] = SUITES_DEFAULT
     tls_binding: bytes = b""
     """SHA-256 of this server's certificate SPKI when TLS is on, else empty."""
+    tls_former: Sequence[bytes] = ()
+    """The same of certificates that were replaced a short time ago: connections from before still show them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ class ServerHandshake:
                     suite=pb.Suite.ValueType(self._suite), public_key=handshake.public_key(self._suite)
                 ),
                 evidence_wanted=kind,
-                tls_binding=self._settings.tls_binding,
+                tls_binding=self._binding(hello.tls_binding),
             ).SerializeToString(deterministic=True)
             handshake.absorb(server_hello)
             own = self._platform.attest(handshake.binding(eb.Role.SERVER))
@@ -112,6 +114,20 @@ class ServerHandshake:
             handshake.derive(client_key)
             self._client_binding = handshake.binding(eb.Role.CLIENT)
         return Answer(server_hello, evidence)
+
+    def _binding(self, seen: bytes) -> bytes:
+        """The certificate key to attest: the one the client sees on this connection, if it is this server's.
+
+        The server cannot tell which of its certificates a connection was opened with; the client can. Both
+        messages are in the transcript, and a key this server does not hold is never attested.
+        """
+        if not seen or seen == self._settings.tls_binding or seen in self._settings.tls_former:
+            return seen or self._settings.tls_binding
+        raise HandshakeError(
+            "TLS_BINDING",
+            "the TLS certificate the client sees is not this server's, or was replaced too long ago. Connect anew and "
+            "directly, with the server's present certificate.",
+        )
 
     def confirm(self, evidence: bytes, client_finished: bytes) -> tuple[Grant, Established]:
         """Checks the client's key confirmation (cheap) and then its evidence (dear), and grants.

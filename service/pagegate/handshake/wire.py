@@ -18,6 +18,7 @@ from pagegate.handshake.model import (
     MAX_HELLO_SIZE,
     MAX_REGIONS,
     NONCE_SIZE,
+    TLS_BINDING_SIZE,
 )
 from pagegate.v1 import attestation_pb2 as pb
 
@@ -69,6 +70,10 @@ def client_hello(data: bytes) -> pb.ClientHello:
         count = len(getattr(hello, field))
         if not 1 <= count <= 8:
             raise malformed(f"ClientHello.{field} has {count} entries; allowed are 1 to 8")
+    if len(hello.tls_binding) not in (0, TLS_BINDING_SIZE):
+        raise malformed(
+            f"ClientHello.tls_binding is {len(hello.tls_binding)} bytes; it must be {TLS_BINDING_SIZE} or none"
+        )
     if len(hello.regions) > MAX_REGIONS:
         raise malformed(f"ClientHello asks for {len(hello.regions)} regions; allowed are {MAX_REGIONS}")
     names = [region.name for region in hello.regions]

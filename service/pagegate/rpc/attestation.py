@@ -15,8 +15,8 @@ from pagegate.handshake.appraise import EvidenceRejectedError
 from pagegate.handshake.model import HANDSHAKE_TIMEOUT_S, Established
 from pagegate.handshake.server import ServerHandshake
 from pagegate.rpc import errors
-from pagegate.rpc.events import Observer, ServerEvent
-from pagegate.telemetry import Tracing, rpc_attributes
+from pagegate.rpc.events import Observer, ServerEvent, trace_id
+from pagegate.telemetry import Span, Tracing, rpc_attributes
 from pagegate.transfer.session import SessionTable
 from pagegate.v1 import attestation_pb2 as pb
 from pagegate.v1 import attestation_pb2_grpc as pb_grpc
@@ -42,9 +42,15 @@ class AttestationServicer(pb_grpc.AttestationServicer):
         self._sessions = sessions
         self._telemetry = telemetry
         self._observer = observer
-        self._slots = threading.BoundedSemaphore(max_handshakes)
+        self._lock = threading.Lock()
+        self._live = 0
         self._max_handshakes = max_handshakes
         self._timeout_s = timeout_s
+
+    @property
+    def live(self) -> int:
+        """Handshakes under way."""
+        return self._live
 
     def Attest(  # noqa: N802 - gRPC names
         self, request_iterator: Iterator[pb.AttestRequest], context: grpc.ServicerContext
@@ -64,28 +70,35 @@ class AttestationServicer(pb_grpc.AttestationServicer):
                     try:
                         yield from self._handshake(_Steps(request_iterator, self._timeout_s), peer)
                     finally:
-                        self._slots.release()
-                    self._telemetry.record(
-                        "pagegate.handshake.duration",
-                        time.monotonic() - started,
-                        {"pagegate.role": "server", "pagegate.outcome": "ok"},
-                    )
+                        self._free_slot()
+                    self._took(started, "ok")
                 except PagegateError as error:
+                    self._took(started, "refused")
                     span.set(_checks(error))
                     span.refused(error.reason)
+                    self._refused(peer, error, span)
                     raise
         except PagegateError as error:
-            self._refused(peer, error)
             errors.abort(context, error)
+
+    def _took(self, started: float, outcome: str) -> None:
+        labels = {"pagegate.role": "server", "pagegate.outcome": outcome}
+        self._telemetry.record("pagegate.handshake.duration", time.monotonic() - started, labels)
 
     def _claim_slot(self) -> None:
         self._sessions.check_room()
-        if not self._slots.acquire(blocking=False):
-            raise HandshakeError(
-                "TOO_MANY_HANDSHAKES",
-                f"{self._max_handshakes} handshakes are already under way; retry in a moment",
-                retry_after=0.2,
-            )
+        with self._lock:
+            if self._live >= self._max_handshakes:
+                raise HandshakeError(
+                    "TOO_MANY_HANDSHAKES",
+                    f"{self._max_handshakes} handshakes are already under way; retry in a moment",
+                    retry_after=0.2,
+                )
+            self._live += 1
+
+    def _free_slot(self) -> None:
+        with self._lock:
+            self._live -= 1
 
     def _handshake(self, steps: _Steps, peer: str) -> Iterator[pb.AttestResponse]:
         handshake = self._new_handshake()
@@ -135,15 +148,16 @@ class AttestationServicer(pb_grpc.AttestationServicer):
             )
         )
 
-    def _refused(self, peer: str, error: PagegateError) -> None:
+    def _refused(self, peer: str, error: PagegateError, span: Span) -> None:
         _log.warning("refused %s: %s", peer, error)
         details: dict[str, str | int | bool] = {"peer": peer, "reason": error.reason, **error.metadata}
-        if isinstance(error, EvidenceRejectedError):
+        failures = error.verdict.failures if isinstance(error, EvidenceRejectedError) else ()
+        if failures:
             details["failures"] = "; ".join(
-                f"{f.code} {f.field}: expected {f.expected}, found {f.found}" for f in error.verdict.failures
+                f"{f.code} {f.field}: expected {f.expected}, found {f.found}" for f in failures
             )
         self._telemetry.count("pagegate.refusals", 1, {"pagegate.reason": error.reason, "pagegate.role": "server"})
-        self._observer(ServerEvent("refusal", peer, details))
+        self._observer(ServerEvent("refusal", peer, details, error.message, failures, trace_id(span)))
 
 
 def _checks(error: PagegateError) -> dict[str, Sequence[str]]:
@@ -181,7 +195,9 @@ class _Steps:
             request = self._arrived.get(timeout=max(0.0, self._deadline - time.monotonic()))
         except queue.Empty:
             raise HandshakeError(
-                "HANDSHAKE_TIMEOUT", f"no {name} within the {self._timeout_s:g} s a handshake may take; start again"
+                "HANDSHAKE_TIMEOUT",
+                f"no {name} within the {self._timeout_s:g} s a handshake may take; start again",
+                retry_after=1.0,
             ) from None
         if isinstance(request, Exception):
             raise HandshakeError("HANDSHAKE_TRUNCATED", f"the client went away before its {name}") from request

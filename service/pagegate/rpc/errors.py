@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NoReturn
 
 import grpc
@@ -72,9 +73,14 @@ STATUS_OF_REASON: dict[str, grpc.StatusCode] = {
     "TARGET_FULL": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "TARGET_IO": grpc.StatusCode.INTERNAL,
     "NOTHING_STAGED": grpc.StatusCode.FAILED_PRECONDITION,
+    # the server as a whole
     "DRAINING": grpc.StatusCode.UNAVAILABLE,
     "BRIDGE_DIED": grpc.StatusCode.UNAVAILABLE,
+    "TOO_MANY_STREAMS": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "TOO_MANY_BYTES_IN_FLIGHT": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "SLOW_PEER": grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+_NAMED = re.compile(r"\[([A-Z_]{3,40})\]$")
 _REASON_OF_CODE = {
     grpc.StatusCode.UNAVAILABLE: "PEER_UNAVAILABLE",
     grpc.StatusCode.DEADLINE_EXCEEDED: "HANDSHAKE_TIMEOUT",
@@ -146,6 +152,9 @@ def from_rpc_error(error: grpc.RpcError, kind: type[PagegateError] = TransferErr
         reason, metadata, retry_after = "", {}, None
     code = error.code()
     message = error.details() or code.name
+    if not reason and (named := _NAMED.search(message)) and STATUS_OF_REASON.get(named[1]) is code:
+        # Ended in the middle of a message, where a status has no details.
+        return kind(named[1], message.removesuffix(named[0]).rstrip(), retry_after=1.0)
     if not reason:
         reason = _REASON_OF_CODE.get(code, f"RPC_{code.name}")
         message = f"the server cannot be reached or broke off ({message}); check the address and that it serves"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,7 @@ from pagegate.errors import PagegateError, TransferError
 from pagegate.evidence.model import AccessMode
 from pagegate.rpc import codec, errors
 from pagegate.rpc.codec import Batch
-from pagegate.rpc.events import Observer, ServerEvent
+from pagegate.rpc.events import Observer, ServerEvent, trace_id
 from pagegate.telemetry import Span, Tracing, rpc_attributes
 from pagegate.transfer import macs
 from pagegate.transfer.faults import transfer_faults
@@ -22,6 +23,7 @@ from pagegate.transfer.receiver import Receiver
 from pagegate.transfer.region import Region, RegionTable
 from pagegate.transfer.registry import TransferRegistry
 from pagegate.transfer.session import LiveSession, SessionTable
+from pagegate.transfer.traffic import Traffic
 from pagegate.v1 import transfer_pb2 as pb
 
 _log = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ class PageTransferServicer:
         registry: TransferRegistry,
         telemetry: Tracing,
         observer: Observer,
+        traffic: Traffic,
     ) -> None:
         self._bridge = bridge
         self._backend = bridge().isolation
@@ -51,6 +54,7 @@ class PageTransferServicer:
         self._registry = registry
         self._telemetry = telemetry
         self._observer = observer
+        self._traffic = traffic
 
     # ---- TransferPage -------------------------------------------------------------
 
@@ -65,8 +69,9 @@ class PageTransferServicer:
             session = live.established.session
             with transfer_faults():
                 result, generation = region.write_page(self._bridge(), session, record)
-            self._opened(region, result)
+            self._opened(live, region, result)
             span.set({"pagegate.region": region.spec.name, "pagegate.generation": generation})
+            self._told("commit", live, region, generation, 1)
             receipt = session.mac(eb.MacPurpose.RECEIPT, macs.page(record[-eb.TAG_SIZE :], generation))
             return pb.TransferPageResponse(generation=generation, receipt=receipt)
 
@@ -81,7 +86,13 @@ class PageTransferServicer:
             try:
                 span.set({"pagegate.region": receiver.region.spec.name, "pagegate.pages": receiver.expected_pages})
                 yield pb.TransferPagesResponse(begun=pb.TransferBegun(resume_at_batch=receiver.batches))
-                yield from self._receive(requests, live, receiver)
+                try:
+                    yield from self._receive(requests, live, receiver)
+                except PagegateError as error:
+                    self._ended("refused")
+                    if error.reason == "DRAINING":
+                        yield self._ack(live.established.session, receiver)
+                    raise
             finally:
                 receiver.release()
 
@@ -116,7 +127,7 @@ class PageTransferServicer:
                         "BATCH_TOO_LARGE",
                         f"a batch of {len(message.records)} bytes; the limit is {limits.max_batch_pages} pages",
                     )
-                self._opened(receiver.region, receiver.batch(session, message.number, message.records))
+                self._opened(live, receiver.region, receiver.batch(session, message.number, message.records))
                 if receiver.batches % _ACK_EVERY == 0:
                     yield self._ack(session, receiver)
                 continue
@@ -141,28 +152,25 @@ class PageTransferServicer:
 
     def _commit(self, live: LiveSession, receiver: Receiver, commit: pb.TransferCommit) -> pb.TransferPagesResponse:
         session = live.established.session
+        started = time.monotonic()
         with self._telemetry.span("pagegate.server.commit", {"pagegate.region": receiver.region.spec.name}) as span:
             receipt = receiver.commit(session, commit.pages, commit.mac)
             span.set({"pagegate.generation": receipt.generation, "pagegate.pages": receipt.pages})
         self._registry.finished(receiver)
-        self._observer(
-            ServerEvent(
-                "commit",
-                live.verdict.identity or live.peer_address,
-                {
-                    "region": receiver.region.spec.name,
-                    "generation": receipt.generation,
-                    "pages": receipt.pages,
-                    "transfer": receiver.transfer_id.hex(),
-                    "session": live.established.session_id.hex(),
-                },
-            )
-        )
+        mode = "delta" if receiver.delta else "replace"
+        labels = {"pagegate.mode": mode, "pagegate.region": receiver.region.spec.name}
+        self._telemetry.record("pagegate.commit.duration", time.monotonic() - started, labels)
+        self._ended("ok")
+        transfer = receiver.transfer_id.hex()
+        self._told("commit", live, receiver.region, receipt.generation, receipt.pages, transfer=transfer)
         mac = session.mac(
             eb.MacPurpose.RECEIPT,
             macs.committed(receiver.transfer_id, receipt.pages, receipt.generation, receipt.commit_mac),
         )
         return pb.TransferPagesResponse(committed=pb.TransferCommitted(generation=receipt.generation, receipt=mac))
+
+    def _ended(self, outcome: str) -> None:
+        self._telemetry.count("pagegate.transfers", 1, {"pagegate.direction": "in", "pagegate.outcome": outcome})
 
     # ---- GetRegion ------------------------------------------------------------------
 
@@ -194,6 +202,7 @@ class PageTransferServicer:
                 mac = session.mac(
                     eb.MacPurpose.RECEIPT, macs.info(request.transfer_id, spec.base_gpa, spec.pages, generation)
                 )
+                self._told("read", live, region, generation, pages)
                 yield pb.GetRegionResponse(
                     info=pb.RegionInfo(base_gpa=spec.base_gpa, pages=spec.pages, generation=generation, mac=mac)
                 )
@@ -209,9 +218,11 @@ class PageTransferServicer:
                         offset=start,
                         length=count * eb.PAGE_SIZE,
                     )
-                    self._telemetry.count(
-                        "pagegate.pages", count, {"pagegate.direction": "out", "pagegate.region": spec.name}
-                    )
+                    sent = {"pagegate.direction": "out", "pagegate.region": spec.name}
+                    self._telemetry.count("pagegate.pages", count, sent)
+                    self._telemetry.count("pagegate.bytes", count * eb.PAGE_SIZE, sent)
+                    live.pages_out += count
+                    self._traffic.add(sent=count * eb.PAGE_SIZE)
                     self._telemetry.timed_span(
                         "pagegate.bridge.seal",
                         nanoseconds=result.nanoseconds,
@@ -227,7 +238,25 @@ class PageTransferServicer:
         live.granted(number, mode)
         return region
 
-    def _opened(self, region: Region, result: eb.OpenResult) -> None:
+    def _told(self, kind: str, live: LiveSession, region: Region, generation: int, pages: int, **details: str) -> None:
+        """Tells the observer, before the peer is told: what was acknowledged or handed out is in the audit log."""
+        self._observer(
+            ServerEvent(
+                kind,
+                live.verdict.identity or live.peer_address,
+                {
+                    "region": region.spec.name,
+                    "generation": generation,
+                    "pages": pages,
+                    **details,
+                    "session": live.established.session_id.hex(),
+                },
+            )
+        )
+
+    def _opened(self, live: LiveSession, region: Region, result: eb.OpenResult) -> None:
+        live.pages_in += result.pages
+        self._traffic.add(received=result.pages * eb.PAGE_SIZE)
         attributes = {"pagegate.direction": "in", "pagegate.region": region.spec.name}
         self._telemetry.count("pagegate.pages", result.pages, attributes)
         self._telemetry.count("pagegate.bytes", result.pages * eb.PAGE_SIZE, attributes)
@@ -251,13 +280,16 @@ class PageTransferServicer:
                     yield span
                 except PagegateError as error:
                     span.refused(error.reason)
+                    self._refused(method, context.peer(), error, span)
                     raise
         except PagegateError as error:
-            peer = context.peer()
-            _log.warning("%s from %s refused: %s", method, peer, error)
-            self._telemetry.count("pagegate.refusals", 1, {"pagegate.reason": error.reason, "pagegate.role": "server"})
-            self._observer(ServerEvent("refusal", peer, {"method": method, "reason": error.reason}))
             errors.abort(context, error)
+
+    def _refused(self, method: str, peer: str, error: PagegateError, span: Span) -> None:
+        _log.warning("%s from %s refused: %s", method, peer, error)
+        self._telemetry.count("pagegate.refusals", 1, {"pagegate.reason": error.reason, "pagegate.role": "server"})
+        details = {"method": method, "reason": error.reason}
+        self._observer(ServerEvent("refusal", peer, details, error.message, trace_id=trace_id(span)))
 
 
 def _until_broken(requests: _Requests) -> _Requests:
@@ -265,6 +297,9 @@ def _until_broken(requests: _Requests) -> _Requests:
     while True:
         try:
             message = next(requests, None)
+        except PagegateError:
+            # This side ends the stream: too slow, too much, or draining.
+            raise
         except Exception as error:
             _log.debug("the request stream broke: %r", error)
             return

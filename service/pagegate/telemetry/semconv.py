@@ -116,9 +116,19 @@ _ATTRIBUTES: Final = (
     Attribute(
         "pagegate.endorsement.source", "string", "Where certificates came from: evidence, directory, cache, kds."
     ),
+    Attribute("pagegate.endorsement.part", "string", '"leaf", "chain" or "crl".'),
+    Attribute("pagegate.certificate", "string", '"ARK", "ASK", "ASVK", "VCEK", "VLEK" or "CRL".'),
     Attribute("pagegate.bridge.operation", "string", '"seal", "open", "derive", "mac" or "rekey".'),
     Attribute("pagegate.bridge.backend", "string", '"in-process" or "isolated".'),
     Attribute("pagegate.bridge.kernel", "string", "AES-GCM kernel chosen by CPUID."),
+    Attribute("pagegate.bridge.memory", "string", 'How keys are held: "memfd_secret" or "mlock".'),
+    Attribute("pagegate.bridge.libcrypto", "string", "Version of libcrypto the bridge uses."),
+    Attribute("pagegate.reload", "string", 'What was loaded again: "policy", "tls" or "config".'),
+    Attribute("pagegate.host.event", "string", 'Kind of kernel event, for example "rmp-violation".'),
+    Attribute("pagegate.host.severity", "string", '"info", "warning" or "critical".'),
+    Attribute("pagegate.host.origin", "string", '"log" (kernel log) or "trace" (tracefs).'),
+    Attribute("pagegate.host.text", "string", "The kernel's line without its prefix."),
+    Attribute("pagegate.host.uptime", "float", "Seconds since boot at which the kernel wrote the line."),
 )
 
 _SPANS: Final = (
@@ -142,11 +152,13 @@ _SPANS: Final = (
     SpanName("pagegate.server.commit", "internal", "The new generation becomes visible."),
     SpanName("pagegate.appraise.endorsements", "internal", "Endorsements are gathered for an appraisal."),
     SpanName("pagegate.appraise.signature", "internal", "The report's signature is verified."),
-    SpanName("pagegate.appraise.chain", "internal", "The certificate chain and revocation are verified."),
-    SpanName("pagegate.appraise.policy", "internal", "Claims are compared with the policy."),
+    SpanName("pagegate.appraise.chain", "internal", "The certificate chain and revocation lists are verified."),
+    SpanName("pagegate.appraise.policy", "internal", "Dates, revocation and claims are held against the policy."),
     SpanName("pagegate.bridge.seal", "internal", "Time inside the bridge, measured in C."),
     SpanName("pagegate.bridge.open", "internal", "Time inside the bridge, measured in C."),
     SpanName("pagegate.bridge.derive", "internal", "Key agreement and derivation, measured in C."),
+    SpanName("pagegate.host.event", "internal", "The kernel told of something about SEV-SNP; it has no duration."),
+    SpanName("pagegate.reload", "internal", "Policy, certificate or options are loaded again."),
 )
 
 _EVENTS: Final = (
@@ -227,6 +239,28 @@ _METRICS: Final = (
         FINE_SECONDS,
     ),
     Metric(
+        "pagegate.endorsement.age",
+        Instrument.GAUGE,
+        "s",
+        "Since the oldest cached part of its kind was fetched.",
+        ("pagegate.endorsement.part",),
+    ),
+    Metric(
+        "pagegate.endorsement.remaining",
+        Instrument.GAUGE,
+        "s",
+        "Until the first cached part of its kind expires; negative once it has.",
+        ("pagegate.endorsement.part",),
+    ),
+    Metric(
+        "pagegate.own.remaining",
+        Instrument.GAUGE,
+        "s",
+        "Until a certificate of this machine's own evidence, or the CRL, ends; negative once it has.",
+        ("pagegate.certificate",),
+    ),
+    Metric("pagegate.ready", Instrument.GAUGE, "1", "1 while peers can believe this machine, else 0."),
+    Metric(
         "rpc.server.call.duration",
         Instrument.HISTOGRAM,
         "s",
@@ -241,6 +275,122 @@ _METRICS: Final = (
         "One call as the client saw it.",
         ("rpc.system.name", "rpc.method", "rpc.response.status_code"),
         SECONDS,
+    ),
+    Metric(
+        "pagegate.sessions.limit",
+        Instrument.GAUGE,
+        "{session}",
+        "Most sessions that may be open (--max-sessions).",
+    ),
+    Metric("pagegate.handshakes.live", Instrument.GAUGE, "{handshake}", "Handshakes under way."),
+    Metric(
+        "pagegate.handshakes.limit",
+        Instrument.GAUGE,
+        "{handshake}",
+        "Most handshakes that may be under way (--max-handshakes).",
+    ),
+    Metric("pagegate.streams.live", Instrument.GAUGE, "{stream}", "Calls being served."),
+    Metric(
+        "pagegate.streams.limit", Instrument.GAUGE, "{stream}", "Most calls that may be served at once (--max-streams)."
+    ),
+    Metric(
+        "pagegate.flight",
+        Instrument.GAUGE,
+        "By",
+        "Bytes in flight: batches taken from peers and not yet staged, and sealed and not yet taken by a reader.",
+    ),
+    Metric(
+        "pagegate.flight.limit",
+        Instrument.GAUGE,
+        "By",
+        "Most bytes that may be in flight (--max-bytes-in-flight).",
+    ),
+    Metric(
+        "pagegate.region.generation",
+        Instrument.GAUGE,
+        "{generation}",
+        "Committed generation; 0 before the first commit.",
+        ("pagegate.region",),
+    ),
+    Metric(
+        "pagegate.region.pages",
+        Instrument.GAUGE,
+        "{page}",
+        "Size of a region.",
+        ("pagegate.region",),
+    ),
+    Metric(
+        "pagegate.region.staged",
+        Instrument.GAUGE,
+        "{page}",
+        "Pages verified and waiting for their commit.",
+        ("pagegate.region",),
+    ),
+    Metric(
+        "pagegate.policy.generation",
+        Instrument.GAUGE,
+        "{generation}",
+        "Policies that have been in force since the start, the present one included.",
+    ),
+    Metric(
+        "pagegate.reload.ok",
+        Instrument.GAUGE,
+        "{flag}",
+        "1 when the newest file is in force, 0 when it was refused and the former one stays.",
+        ("pagegate.reload",),
+    ),
+    Metric(
+        "pagegate.reload.time",
+        Instrument.GAUGE,
+        "s",
+        "Unix time at which the one in force was loaded.",
+        ("pagegate.reload",),
+    ),
+    Metric(
+        "pagegate.reloads",
+        Instrument.COUNTER,
+        "{reload}",
+        "Loaded again, or refused, since the start.",
+        ("pagegate.reload", "pagegate.outcome"),
+    ),
+    Metric("pagegate.server.draining", Instrument.GAUGE, "{flag}", "1 while the server takes no new work."),
+    Metric("pagegate.server.started", Instrument.GAUGE, "s", "Unix time at which the server started."),
+    Metric(
+        "pagegate.tls.expiry",
+        Instrument.GAUGE,
+        "s",
+        "Unix time at which the server certificate in force expires; absent without TLS.",
+    ),
+    Metric(
+        "pagegate.simulated.allowed",
+        Instrument.GAUGE,
+        "{flag}",
+        "1 when simulated evidence is made or accepted: it proves nothing.",
+    ),
+    Metric(
+        "pagegate.bridge.info",
+        Instrument.GAUGE,
+        "{flag}",
+        "Always 1; its labels say how the bridge seals and where it keeps keys.",
+        (
+            "pagegate.bridge.backend",
+            "pagegate.bridge.kernel",
+            "pagegate.bridge.memory",
+            "pagegate.bridge.libcrypto",
+        ),
+    ),
+    Metric(
+        "pagegate.host.events",
+        Instrument.COUNTER,
+        "{event}",
+        "What the kernel told about SEV-SNP, RMP faults among it (--watch-host, pagegate watch).",
+        ("pagegate.host.event", "pagegate.host.severity"),
+    ),
+    Metric(
+        "pagegate.host.watched",
+        Instrument.GAUGE,
+        "{flag}",
+        "1 when the kernel's log or trace events are watched, 0 when nothing of them can be seen.",
     ),
 )
 

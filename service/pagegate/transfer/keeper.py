@@ -45,7 +45,10 @@ class BridgeKeeper:
         self._max_sessions = max_sessions
         self._max_handshakes = max_handshakes
         self._changed = changed
-        self._bridge: eb.Bridge | None = self._open_first()
+        first = self._open_first()
+        self._bridge: eb.Bridge | None = first
+        self.info = first.info
+        """Of the bridge opened last."""
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         if kind is BridgeKind.ISOLATED:
@@ -79,6 +82,11 @@ class BridgeKeeper:
             )
         return bridge
 
+    @property
+    def alive(self) -> bool:
+        """False between the end of one bridge and the start of the next."""
+        return self._bridge is not None
+
     # ---- watching -----------------------------------------------------------------------
 
     def _watch(self) -> None:
@@ -107,11 +115,13 @@ class BridgeKeeper:
     def _start_another(self, delay: float) -> float:
         while not self._stopped.wait(delay):
             try:
-                self._bridge = self._open()
+                another = self._open()
+                self.info = another.info
             except eb.BridgeStatusError as error:
                 delay = min(_LONGEST_DELAY_S, max(_FIRST_DELAY_S, delay * 2))
                 _log.error("no bridge could be started (%s); next attempt in %.2f s", error, delay)
                 continue
+            self._bridge = another
             _log.warning("another bridge process serves; peers attest again")
             self._changed(True)
             break

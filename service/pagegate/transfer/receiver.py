@@ -57,6 +57,14 @@ class Receiver:
         self._lock = threading.Lock()
         self._transfer = region.begin(bridge, transfer_id, delta=delta)
 
+    @property
+    def staged(self) -> int:
+        """Pages verified and waiting for the commit; 0 once it was made."""
+        try:
+            return self._transfer.pages
+        except eb.BridgeStatusError:
+            return 0
+
     def check_same(self, *, expected_pages: int, delta: bool) -> None:
         """Raises TransferError TRANSFER_MISMATCH when a resumed Begin says otherwise than the first."""
         if (expected_pages, delta) != (self.expected_pages, self.delta):

@@ -77,6 +77,12 @@ class TransferRegistry:
         for receiver in active:
             receiver.abandon()
 
+    def staged(self) -> dict[int, tuple[int, int]]:
+        """Number of each region that is being written -> pages staged, pages to come in all."""
+        with self._lock:
+            active = list(self._active.values())
+        return {receiver.region.number: (receiver.staged, receiver.expected_pages) for receiver in active}
+
     def abandon(self, receiver: Receiver) -> None:
         """Drops a transfer and what it staged."""
         with self._lock:

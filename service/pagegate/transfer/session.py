@@ -23,6 +23,9 @@ class LiveSession:
     expires_at: float
     """time.monotonic() at which the session ends."""
     verdict: Verdict
+    pages_in: int = 0
+    pages_out: int = 0
+    """Pages that crossed in this session, verified; for operators."""
 
     @property
     def owner(self) -> tuple[str, bytes, str]:
@@ -53,6 +56,12 @@ class SessionTable:
         self._clock = clock
         self._sessions: dict[bytes, LiveSession] = {}
         self._lock = threading.Lock()
+        self._total = 0
+
+    @property
+    def total(self) -> int:
+        """Sessions since the start, the live ones included."""
+        return self._total
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -63,7 +72,7 @@ class SessionTable:
 
     def check_room(self) -> None:
         """Raises TransferError TOO_MANY_SESSIONS before a handshake does any work."""
-        self._sweep()
+        self.sweep()
         if len(self._sessions) >= self._max:
             raise TransferError(
                 "TOO_MANY_SESSIONS", f"all {self._max} sessions are in use; retry later", retry_after=1.0
@@ -85,6 +94,7 @@ class SessionTable:
             raise
         with self._lock:
             self._sessions[established.session_id] = live
+            self._total += 1
         return live
 
     def get(self, session_id: bytes) -> LiveSession:
@@ -107,7 +117,8 @@ class SessionTable:
         if live is not None:
             live.established.session.close()
 
-    def _sweep(self) -> None:
+    def sweep(self) -> None:
+        """Ends the sessions whose time is over."""
         now = self._clock()
         for session_id, live in list(self._sessions.items()):
             if now >= live.expires_at:

@@ -106,7 +106,7 @@ def test_send_when_the_client_is_not_in_the_policy_is_refused(site, serving, pag
     server = serving(*site.server_flags())
     flags = [f for f in site.client_flags if not f.startswith("--simulated-workload")]
     done = pagegate("send", server.address, "book", "-", *flags, "--simulated-workload=other", stdin=b"x")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert b"EVIDENCE_REJECTED" in done.stderr
     assert b"SNP_MEASUREMENT" in done.stderr
     wait_for(server.log, "SNP_MEASUREMENT")
@@ -215,7 +215,7 @@ def test_serve_when_pages_were_committed_and_refused_keeps_an_audit_log_that_ver
     server = serving(*site.server_flags())
     assert pagegate("send", server.address, "book", "-", *site.client_flags, stdin=b"x").returncode == 0
     flags = [f for f in site.client_flags if not f.startswith("--simulated-workload")]
-    assert pagegate("send", server.address, "book", "-", *flags, stdin=b"x").returncode == 1
+    assert pagegate("send", server.address, "book", "-", *flags, stdin=b"x").returncode == 2
     server.process.send_signal(signal.SIGTERM)
     server.process.wait(20)
     log = site.directory / "state" / "audit.sqlite"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -85,9 +86,18 @@ def collector_binary() -> Path:
 
 @pytest.fixture
 def collector(collector_binary: Path, tmp_path: Path) -> Iterator[Collector]:
+    with running(collector_binary, tmp_path) as started:
+        yield started
+
+
+@contextlib.contextmanager
+def running(
+    binary: Path, directory: Path, *configs: str, overrides: dict[str, Any] | None = None, **environment: str
+) -> Iterator[Collector]:
+    """A Collector of `configs` (URIs, merged in order) and `overrides`, that receives here and writes to a file."""
     grpc, http = free_port(), free_port()
-    out = tmp_path / "received.jsonl"
-    config = {
+    out = directory / "received.jsonl"
+    ours = {
         "receivers": {
             "otlp": {
                 "protocols": {"grpc": {"endpoint": f"127.0.0.1:{grpc}"}, "http": {"endpoint": f"127.0.0.1:{http}"}}
@@ -98,15 +108,17 @@ def collector(collector_binary: Path, tmp_path: Path) -> Iterator[Collector]:
             "telemetry": {"metrics": {"level": "none"}},
             "pipelines": {kind: {"receivers": ["otlp"], "exporters": ["file"]} for kind in ("traces", "metrics")},
         },
+        **(overrides or {}),
     }
-    log = (tmp_path / "collector.log").open("wb")
+    flags = [f"--config={config}" for config in (*configs, f"yaml:{json.dumps(ours)}")]
+    log = (directory / "collector.log").open("wb")
     with (
         log,
-        subprocess.Popen([collector_binary, f"--config=yaml:{json.dumps(config)}"], stdout=log, stderr=log) as process,
+        subprocess.Popen([binary, *flags], stdout=log, stderr=log, env={**os.environ, **environment}) as process,
     ):
         try:
             for port in (grpc, http):
-                wait_until_open(port, process, tmp_path / "collector.log")
+                wait_until_open(port, process, directory / "collector.log")
             yield Collector(f"http://127.0.0.1:{grpc}", f"http://127.0.0.1:{http}", out)
         finally:
             process.terminate()

@@ -320,3 +320,8 @@ def test_verify_when_the_ear_cannot_be_written_then_1(files: dict[str, Path], tm
     key = ec.generate_private_key(ec.SECP384R1())
     (tmp_path / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     assert verify(files, "--ear", str(tmp_path / "no" / "ear"), "--ear-key", str(tmp_path / "key.pem")) == 1
+
+
+def test_explain_when_the_leaf_is_not_to_be_had_then_4(files: dict[str, Path]) -> None:
+    arguments = ["policy", "explain", str(files["report"]), "--policy", str(files["policy"])]
+    assert run([*arguments, "--cert", str(files["ask"]), "--offline"]) == 4

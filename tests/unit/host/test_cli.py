@@ -11,6 +11,7 @@ import pytest
 from pagegate.cli import run, watch
 from pagegate.host.machine import Machine
 from pagegate.host.sources import KernelLines
+from pagegate.platforms.simulated import SimulatedRoot, measurement_of
 
 _GUEST = {
     "proc/cpuinfo": "vendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t: 1\n"
@@ -102,3 +103,50 @@ def _look_at(monkeypatch: pytest.MonkeyPatch, log: Path, tracefs: Path) -> None:
         return real(log_path=log, tracefs=tracefs, from_start=from_start)
 
     monkeypatch.setattr(watch, "KernelLines", elsewhere)
+
+
+def test_doctor_when_policy_is_above_the_guest_then_fails_and_says_which_part(
+    build: Callable[..., Machine], simulated_root: SimulatedRoot, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finding = _floor(build, simulated_root, tmp_path, microcode=220, capsys=capsys)
+    assert finding["status"] == "fail"
+    assert "microcode" in finding["found"]
+    assert "pagegate rotate endorsements" in finding["fix"]
+
+
+def test_doctor_when_guest_is_at_the_policys_floor_then_passes(
+    build: Callable[..., Machine], simulated_root: SimulatedRoot, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _floor(build, simulated_root, tmp_path, microcode=219, capsys=capsys)["status"] == "pass"
+
+
+def test_doctor_when_the_policy_is_broken_then_says_so(
+    build: Callable[..., Machine], simulated_root: SimulatedRoot, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finding = _floor(build, simulated_root, tmp_path, microcode="many", capsys=capsys)
+    assert finding["status"] == "unknown"
+    assert "POLICY" in finding["found"]
+
+
+def _floor(
+    build: Callable[..., Machine],
+    root: SimulatedRoot,
+    directory: Path,
+    *,
+    microcode: object,
+    capsys: pytest.CaptureFixture[str],
+) -> dict[str, str]:
+    """The finding on the floor, of an SNP guest whose evidence is simulated."""
+    policy = directory / "policy.yaml"
+    floor = {"Milan": {"reported": {"microcode": microcode}}}
+    identity = {"name": "self", "measurements": [measurement_of(b"pagegate").hex()], "tcb": floor}
+    policy.write_text(json.dumps({"version": 1, "identities": [identity]}))
+    run(
+        [
+            *("doctor", "--json", "--role", "snp-guest", "--root", str(build(_GUEST).root), "--policy", str(policy)),
+            *("--platform", "simulated", "--allow-simulated", "--simulated-root", str(root._directory)),
+            *("--state-dir", str(directory)),
+        ]
+    )
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    return next(finding for finding in findings if finding["id"] == "firmware.floor")

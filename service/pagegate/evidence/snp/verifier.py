@@ -12,7 +12,16 @@ from typing import Final, Generic, TypeVar
 
 from pagegate.errors import EndorsementError, EvidenceError
 from pagegate.evidence.checks import run
-from pagegate.evidence.model import EndorsementRequest, Endorsements, EndorsementSource, Evidence, Failure, KeyKind
+from pagegate.evidence.model import (
+    EndorsementRequest,
+    Endorsements,
+    EndorsementSource,
+    Evidence,
+    Failure,
+    KeyKind,
+    Stages,
+    untimed,
+)
 from pagegate.evidence.snp.anchors import TrustAnchor, amd_certificates
 from pagegate.evidence.snp.certificate import (
     CN_VCEK,
@@ -90,9 +99,12 @@ class _Cache(Generic[Value]):
 class SnpVerifier:
     """Verifies SEV-SNP reports against anchors. Safe for use by several threads."""
 
-    def __init__(self, anchors: Sequence[TrustAnchor], endorsements: EndorsementSource) -> None:
+    def __init__(
+        self, anchors: Sequence[TrustAnchor], endorsements: EndorsementSource, stages: Stages = untimed
+    ) -> None:
         self._anchors = {anchor.ark_digest: anchor for anchor in anchors}
         self._endorsements = endorsements
+        self._stages = stages
         self._shipped = tuple(map(parse_certificate, amd_certificates()))
         self._brought: _Cache[_Brought] = _Cache()
         self._chains: _Cache[tuple[Chain | None, tuple[Failure, ...]]] = _Cache()
@@ -118,10 +130,12 @@ class SnpVerifier:
         failures = [*run(STRUCTURE_CHECKS, ReportSubject(report, product)), *failures]
         if chain is not None and product is not None:
             signed = evidence.report[:SIGNED_BYTES]
-            failures += run(ENDORSEMENT_CHECKS, EndorsedReport(report, signed, product, chain))
+            with self._stages("signature"):
+                failures += run(ENDORSEMENT_CHECKS, EndorsedReport(report, signed, product, chain))
         elif chain is not None:
             failures.append(_no_product(chain))
-        lists, list_problems = self._believed(chain, crls)
+        with self._stages("chain"):
+            lists, list_problems = self._believed(chain, crls)
         return Verified(report, product, chain, tuple(failures), lists, (*problems, *list_problems))
 
     def _find(
@@ -143,7 +157,8 @@ class SnpVerifier:
                 need_chain=not complete,
             )
             try:
-                found = self._endorsements.find(request)
+                with self._stages("endorsements"):
+                    found = self._endorsements.find(request)
             except EndorsementError as error:
                 problems.append(error.message)
                 continue
@@ -164,7 +179,8 @@ class SnpVerifier:
         self, report: Report, kind: KeyKind, product: Product | None, certificates: tuple[bytes, ...]
     ) -> tuple[Chain | None, tuple[Failure, ...]]:
         key = (kind, product, report.chip_id, report.reported_tcb, certificates)
-        return self._chains.get(key, _total(certificates), lambda: self._build(report, kind, certificates))
+        with self._stages("chain"):
+            return self._chains.get(key, _total(certificates), lambda: self._build(report, kind, certificates))
 
     def _build(
         self, report: Report, kind: KeyKind, certificates: tuple[bytes, ...]

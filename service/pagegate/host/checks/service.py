@@ -90,7 +90,7 @@ def firmware_floor(context: Context) -> Outcome:
     below = [failure for failure in verdict.failures if "TCB" in failure.code or "FIRMWARE" in failure.code]
     if below:
         found = "; ".join(f"{failure.field} is {failure.found}, must be {failure.expected}" for failure in below)
-        return failed(found, "update BIOS and SEV firmware on the host, then pagegate rotate")
+        return failed(found, "update BIOS and SEV firmware on the host, then pagegate rotate endorsements")
     if verdict.claims is None:
         return unknown(f"the report does not verify: {', '.join(failure.code for failure in verdict.failures)}")
     return passed("at the policy's floor or above")

@@ -28,7 +28,8 @@ _VLEK_SIGNED = 1
 class SimulatedPlatform:
     """A guest with the identity its maker chose, as `pagegate.platforms.model.Platform`.
 
-    `adjust` may change any field of the report before it is signed: so tests make a genuine signature over
+    `follow` is asked before each report for the chip as it runs now (`SimulatedRoot.as_it_runs`), so that a firmware
+    update shows. `adjust` may change any field of the report before it is signed: so tests make a genuine signature over
     wrong content.
     """
 
@@ -46,6 +47,7 @@ class SimulatedPlatform:
         family_id: bytes = b"\0" * 16,
         image_id: bytes = b"\0" * 16,
         version: int = 3,
+        follow: Callable[[SimulatedChip], SimulatedChip] | None = None,
         adjust: Callable[[ReportFields], ReportFields] | None = None,
     ) -> None:
         if version not in _PLATFORM_INFO:
@@ -53,6 +55,7 @@ class SimulatedPlatform:
                 "SIMULATED_REPORT_FIELD_INVALID", f"report version {version} is not known; give 2, 3, 4 or 5"
             )
         self._chip = chip
+        self._follow = follow
         self._adjust = adjust
         vlek = chip.kind is KeyKind.VLEK
         tcb = chip.tcb_bytes
@@ -102,7 +105,11 @@ class SimulatedPlatform:
 
     def attest(self, report_data: bytes) -> Evidence:
         """Makes a report with these 64 bytes and sends the chip's certificates along. Raises PlatformError."""
-        fields = replace(self._template, report_data=report_data)
+        if self._follow is not None:
+            self._chip = self._follow(self._chip)
+        # The launch TCB stays that of the launch.
+        tcb = self._chip.tcb_bytes
+        fields = replace(self._template, report_data=report_data, current_tcb=tcb, committed_tcb=tcb, reported_tcb=tcb)
         if self._adjust is not None:
             fields = self._adjust(fields)
         return Evidence(EvidenceType.SEV_SNP, self._chip.sign(fields), self._chip.certificates)

@@ -64,6 +64,14 @@ class Product:
             )
         return bytes((tcb.bootloader, tcb.tee, 0, 0, 0, 0, tcb.snp, tcb.microcode))
 
+    def tcb_of(self, levels: bytes) -> Tcb:
+        """The reverse of `tcb_bytes`. Raises ValueError for other than 8 bytes."""
+        if len(levels) != 8:
+            raise ValueError(f"{len(levels)} bytes, a TCB_VERSION has 8")
+        if self.has_fmc:
+            return Tcb(levels[1], levels[2], levels[3], levels[7], fmc=levels[0])
+        return Tcb(levels[0], levels[1], levels[6], levels[7])
+
 
 PRODUCTS: Mapping[str, Product] = MappingProxyType(
     {

@@ -1,7 +1,7 @@
 """A root of trust made of files: ARK, ASK, ASVK, revocation list, and chips that they certify.
 
 Directory layout (mode 0700), PEM throughout: ark.key, ark.pem, ask.key, ask.pem, crl.pem; asvk.key and asvk.pem once
-a VLEK was asked for; chips/NAME/chip-id (hex) and, for each TCB, vcek-TCB.key, vcek-TCB.pem (or vlek-...). As on
+a VLEK was asked for; chips/NAME/chip-id (hex), tcb (hex) after a firmware update and, for each TCB, vcek-TCB.key, vcek-TCB.pem (or vlek-...). As on
 silicon the signing key changes with the TCB and the chip id does not.
 """
 
@@ -122,7 +122,7 @@ class SimulatedRoot:
     ) -> SimulatedChip:
         """Returns the chip called `name`, the same at every call and in every process.
 
-        `tcb` defaults to a recent one of the product. With `kind` VLEK its key is certified for the cloud provider
+        `tcb` defaults to that of the last `update_firmware`, else to a recent one of the product. With `kind` VLEK its key is certified for the cloud provider
         `csp_id` (ASCII, at most 127 characters) instead of for the chip.
         """
         if not _CHIP_NAME.fullmatch(name):
@@ -135,12 +135,12 @@ class SimulatedRoot:
             raise PlatformError(
                 "SIMULATED_CSP_ID_INVALID", f"csp id {csp_id!r} is not usable; give 1 to 127 ASCII characters"
             )
-        level = tcb or self.product.default_tcb
         home = self._directory / "chips" / name
         with locked(self._directory):
             # Not by parents=True: the mode holds for the last directory only.
             for folder in (home.parent, home):
                 folder.mkdir(mode=0o700, exist_ok=True)
+            level = tcb or self._firmware(home)
             chip_id = self._chip_id(home)
             issuer = self._issuer(kind)
             stem = home / f"{kind}-{self.product.tcb_bytes(level).hex()}"
@@ -148,6 +148,16 @@ class SimulatedRoot:
                 stem = stem.with_name(f"{stem.name}-{hashlib.sha256(csp_id.encode()).hexdigest()[:16]}")
             key, leaf = self._leaf(stem, kind, tcb=level, chip_id=chip_id, csp_id=csp_id, issuer=issuer)
         return SimulatedChip(name, self.product, level, chip_id, kind, key, (_der(leaf), _der(issuer), self.ark_der))
+
+    def update_firmware(self, name: str, tcb: Tcb) -> None:
+        """Gives the chip called `name` another TCB and so another key, as a firmware update does: for drills."""
+        self.chip(name, tcb)
+        write_whole(self._directory / "chips" / name / "tcb", self.product.tcb_bytes(tcb).hex().encode() + b"\n")
+
+    def as_it_runs(self, chip: SimulatedChip) -> SimulatedChip:
+        """`chip`, or the same chip at its new TCB when its firmware was updated since. VCEKs only."""
+        running = self._firmware(self._directory / "chips" / chip.name)
+        return chip if running == chip.tcb or chip.kind is KeyKind.VLEK else self.chip(chip.name, running)
 
     def revoke(self, certificate: bytes) -> None:
         """Puts a certificate (DER) on the revocation list, for tests and drills."""
@@ -176,6 +186,12 @@ class SimulatedRoot:
     def _write_crl(self, serials: set[int]) -> None:
         crl = certificates.issue_crl(self._ark, _read_rsa_key(self._directory / "ark.key"), serials)
         write_whole(self._directory / "crl.pem", crl.public_bytes(serialization.Encoding.PEM))
+
+    def _firmware(self, home: Path) -> Tcb:
+        path = home / "tcb"
+        if not path.exists():
+            return self.product.default_tcb
+        return _read(path, lambda content: self.product.tcb_of(bytes.fromhex(content.decode().strip())))
 
     def _chip_id(self, home: Path) -> bytes:
         path = home / "chip-id"

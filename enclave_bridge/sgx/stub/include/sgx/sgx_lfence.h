@@ -1,0 +1,2 @@
+#pragma once
+#define sgx_lfence __builtin_ia32_lfence

@@ -1,0 +1,3 @@
+/* As tlibc has it: the integers, and formats that nothing here uses. */
+#pragma once
+#include <stdint.h>

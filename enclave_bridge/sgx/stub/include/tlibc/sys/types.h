@@ -1,0 +1,3 @@
+/* OpenSSL's headers name it. */
+#pragma once
+typedef long ssize_t;

@@ -1,0 +1,53 @@
+"""deploy/otel/collector.yaml in a real Collector: what its tail sampling keeps."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+import yaml
+
+from .conftest import Collector, running
+from .test_collector import TREE, run_peers
+
+pytestmark = pytest.mark.timeout(900)  # the first run builds the Collector
+
+CONFIG = Path(__file__).parents[3] / "deploy" / "otel" / "collector.yaml"
+POLICIES = {
+    policy["name"]: policy
+    for policy in yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["processors"]["tail_sampling"]["policies"]
+}
+
+
+def with_share(binary: Path, directory: Path, percent: int, *policies: str) -> AbstractContextManager[Collector]:
+    return running(
+        binary,
+        directory,
+        f"file:{CONFIG}",
+        overrides={
+            "processors": {
+                "tail_sampling": {"decision_wait": "2s", "policies": [POLICIES[name] for name in policies or POLICIES]}
+            }
+        },
+        OTLP_BACKEND="127.0.0.1:1",
+        PAGEGATE_TRACE_PERCENT=str(percent),
+    )
+
+
+@pytest.mark.parametrize("policies", [(), ("refusals", "share"), ("errors", "share")])
+def test_tail_sampling_when_nothing_ordinary_is_kept_still_keeps_every_refusal(collector_binary, tmp_path, policies):
+    with with_share(collector_binary, tmp_path, 0, *policies) as collector:
+        ordinary = run_peers(collector.grpc, "grpc")
+        refused = run_peers(collector.grpc, "grpc", refuse=True)
+        assert len(collector.wait_for_spans(refused, len(TREE))) == len(TREE)
+        time.sleep(1)  # the ordinary one came first: its decision is taken by now
+        assert collector.spans(ordinary) == []
+
+
+def test_tail_sampling_when_all_are_wanted_keeps_ordinary_traces_too(collector_binary, tmp_path):
+    with with_share(collector_binary, tmp_path, 100) as collector:
+        ordinary = run_peers(collector.grpc, "grpc")
+        assert len(collector.wait_for_spans(ordinary, len(TREE))) == len(TREE)
+        assert "pagegate.pages" in collector.metrics()
