@@ -7,6 +7,7 @@
  *     Calls in progress return it at once.
  *   - Two eb_pages_open of one session may take turns part by part, and a call that crosses the end of an epoch
  *     has records of both.
+ *   - Files are read and written by pread and pwrite: requests of io_uring pass a system call filter by.
  *   - eb_transfer_set_target_memory has the verified pages copied here, where the caller's memory is.
  */
 #ifndef EB_ISOLATED_H

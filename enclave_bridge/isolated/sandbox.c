@@ -102,6 +102,7 @@ uint32_t eb_sandbox_seal(void) {
       ALLOW(SYS_preadv),
       ALLOW(SYS_pwrite64),
       ALLOW(SYS_pwritev),
+      ALLOW(SYS_sync_file_range),
       ALLOW(SYS_fstatfs),
       ALLOW(SYS_fcntl), /* dup, flags */
       ALLOW_NOT_EXECUTABLE(SYS_mmap),

@@ -204,7 +204,8 @@ eb_status eb_server_open(eb_server *server, const eb_setup *setup, int socket) {
   server->lane_count = setup->lanes;
   const eb_bridge_options options = {.max_sessions = setup->max_sessions,
                                      .max_handshakes = setup->max_handshakes,
-                                     .gcm_kernel = kernel[0] != 0 ? kernel : NULL};
+                                     .gcm_kernel = kernel[0] != 0 ? kernel : NULL,
+                                     .file_io = "pread"}; /* io_uring's requests pass a filter by */
   EB_TRY(eb_bridge_open(&options, &server->bridge)); /* bounds both counts */
   EB_TRY(eb_handles_open(&server->handles, setup->max_sessions + setup->max_handshakes + EB_MAX_TRANSFERS));
   EB_TRY(open_area(server));

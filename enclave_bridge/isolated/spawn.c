@@ -181,6 +181,7 @@ eb_status eb_isolated_open(const eb_bridge_options *options, const eb_isolated_o
     EB_ENSURE(strlen(options->gcm_kernel) < sizeof setup.gcm_kernel, EB_ERR_ARGUMENT);
     strcpy(setup.gcm_kernel, options->gcm_kernel);
   }
+  EB_ENSURE(options->file_io == NULL || strcmp(options->file_io, "pread") == 0, EB_ERR_ARGUMENT);
   if (isolated->program == NULL) EB_TRY(beside(path));
   EB_TRY(eb_client_new(&made));
   EB_ENSURE(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0, EB_ERR_MEMORY);

@@ -80,7 +80,7 @@ def test_send_when_the_bridge_is_killed_in_it_attests_again_and_arrives_whole(
     assert killed
     assert sent.pages == PAGES
     assert content(server, region) == data
-    assert restarted(server, killed[0])
+    until(lambda: restarted(server, killed[0]), "no bridge came back")
 
 
 def test_send_when_the_bridge_is_killed_again_and_again_ends(client: Client, server: Server) -> None:
