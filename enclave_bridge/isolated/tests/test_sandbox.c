@@ -134,9 +134,9 @@ static void test_process_when_begun_is_limited(void) {
                        EB_HARDENED_LIMITS));
     CHECK(fcntl(kept, F_GETFD) >= 0 && fcntl(other, F_GETFD) < 0);
     CHECK(getrlimit(RLIMIT_CORE, &core) == 0 && core.rlim_max == 0);
-    CHECK(eb_sandbox_limit_memory(UINT64_C(1) << 40) == EB_HARDENED_LIMITS);
-    CHECK(getrlimit(RLIMIT_DATA, &data) == 0 && data.rlim_max == UINT64_C(1) << 40);
-    CHECK(eb_sandbox_limit_memory(UINT64_C(1) << 41) == 0 || geteuid() == 0); /* not raised again */
+    CHECK(eb_sandbox_limit_memory(UINT64_C(1) << 60) == EB_HARDENED_LIMITS);
+    CHECK(getrlimit(RLIMIT_DATA, &data) == 0 && data.rlim_max == UINT64_C(1) << 60);
+    CHECK(eb_sandbox_limit_memory(UINT64_C(1) << 61) == 0 || geteuid() == 0); /* not raised again */
     CHECK((eb_sandbox_separate() & EB_HARDENED_NO_CAPABILITIES) != 0);
     exit(0);
   }

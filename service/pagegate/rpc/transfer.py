@@ -277,7 +277,8 @@ class PageTransferServicer:
                 parent=parent,
             ) as span:
                 try:
-                    yield span
+                    with transfer_faults():
+                        yield span
                 except PagegateError as error:
                     span.refused(error.reason)
                     self._refused(method, context.peer(), error, span)

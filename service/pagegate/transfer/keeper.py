@@ -45,9 +45,8 @@ class BridgeKeeper:
         self._max_sessions = max_sessions
         self._max_handshakes = max_handshakes
         self._changed = changed
-        first = self._open_first()
-        self._bridge: eb.Bridge | None = first
-        self.info = first.info
+        self._bridge: eb.Bridge | None
+        self._bridge, self.info = self._open_first()
         """Of the bridge opened last."""
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
@@ -56,11 +55,12 @@ class BridgeKeeper:
             self._thread = threading.Thread(target=self._watch, name="pagegate-bridge", daemon=True)
             self._thread.start()
 
-    def _open(self) -> eb.Bridge:
+    def _open(self) -> tuple[eb.Bridge, eb.BridgeInfo]:
         kind = eb.IsolatedBridge if self._kind is BridgeKind.ISOLATED else eb.Bridge
-        return kind(max_sessions=self._max_sessions, max_handshakes=self._max_handshakes)
+        bridge = kind(max_sessions=self._max_sessions, max_handshakes=self._max_handshakes)
+        return bridge, bridge.info
 
-    def _open_first(self) -> eb.Bridge:
+    def _open_first(self) -> tuple[eb.Bridge, eb.BridgeInfo]:
         try:
             return self._open()
         except eb.BridgeStatusError as error:
@@ -115,13 +115,11 @@ class BridgeKeeper:
     def _start_another(self, delay: float) -> float:
         while not self._stopped.wait(delay):
             try:
-                another = self._open()
-                self.info = another.info
+                self._bridge, self.info = self._open()
             except eb.BridgeStatusError as error:
                 delay = min(_LONGEST_DELAY_S, max(_FIRST_DELAY_S, delay * 2))
                 _log.error("no bridge could be started (%s); next attempt in %.2f s", error, delay)
                 continue
-            self._bridge = another
             _log.warning("another bridge process serves; peers attest again")
             self._changed(True)
             break

@@ -75,7 +75,7 @@ class TransferRegistry:
             self._active.clear()
             self._finished.clear()
         for receiver in active:
-            receiver.abandon()
+            receiver.lose()
 
     def staged(self) -> dict[int, tuple[int, int]]:
         """Number of each region that is being written -> pages staged, pages to come in all."""
