@@ -63,6 +63,8 @@ static void free_handshake(void *object) { eb_handshake_free(object); }
 static void free_session(void *object) { eb_session_free(object); }
 static void free_transfer(void *object) { eb_transfer_free(object); }
 static void free_source(void *object) { eb_source_free(object); }
+static void free_guard(void *object) { eb_guard_free(object); }
+static void free_sealing(void *object) { eb_sealing_free(object); }
 
 /* number: role, how many suites, the suites. */
 static eb_status call_handshake_new(eb_job *job) {
@@ -150,7 +152,7 @@ static eb_status call_transfer_new(eb_job *job) {
 }
 
 static eb_status call_transfer_set_target_fd(eb_job *job) {
-  return eb_transfer_set_target_fd(job->object[0], job->fd, job->call.number[0]);
+  return eb_transfer_set_target_fd(job->object[0], job->fds[0], job->call.number[0]);
 }
 
 static eb_status call_transfer_pages(eb_job *job) { return eb_transfer_pages(job->object[0], &job->reply.number); }
@@ -173,7 +175,7 @@ static eb_status call_transfer_check_commit_mac(eb_job *job) {
 
 static eb_status call_source_open(eb_job *job) {
   eb_source *made = NULL;
-  eb_status status = eb_source_open(bridge(job), job->fd, job->call.number[0], job->call.number[1], &made);
+  eb_status status = eb_source_open(bridge(job), job->fds[0], job->call.number[0], job->call.number[1], &made);
   return status == EB_OK ? hand_out(job, EB_KIND_SOURCE, made, free_source) : status;
 }
 
@@ -201,21 +203,37 @@ static void add(eb_result *sum, const eb_result *part) {
   sum->sequence = part->sequence;
 }
 
-/* One part: of the pages that came, or of a source. */
-static eb_status seal_part(eb_job *job, uint64_t done, size_t len, bool final, eb_result *sum) {
+/* How the pages of one part are sealed: `done` bytes were before it. */
+typedef eb_status (*seal_function)(eb_job *job, uint64_t done, size_t len, uint8_t *records, size_t room, size_t *made,
+                                   eb_result *result);
+
+static eb_status seal_sent(eb_job *job, uint64_t done, size_t len, uint8_t *records, size_t room, size_t *made,
+                           eb_result *result) {
+  return eb_pages_seal(job->object[0], job->object[1], (uint32_t)job->call.number[0], job->call.number[1] + done,
+                       job->part, len, records, room, made, result);
+}
+
+static eb_status seal_source(eb_job *job, uint64_t done, size_t len, uint8_t *records, size_t room, size_t *made,
+                             eb_result *result) {
   const uint64_t *number = job->call.number;
+  return eb_pages_seal_from(job->object[0], job->object[1], (uint32_t)number[0], number[1] + done, job->object[2],
+                            number[2] + done, len, records, room, made, result);
+}
+
+static eb_status seal_guarded(eb_job *job, uint64_t done, size_t len, uint8_t *records, size_t room, size_t *made,
+                              eb_result *result) {
+  return eb_guard_seal(job->object[2], job->object[0], job->object[1], job->call.number[1] + done, len / EB_PAGE_SIZE,
+                       records, room, made, result);
+}
+
+static eb_status seal_part(eb_job *job, seal_function seal, uint64_t done, size_t len, bool final, eb_result *sum) {
   const size_t room = len / EB_PAGE_SIZE * EB_RECORD_SIZE;
   uint8_t *records = eb_job_room(job, room);
-  eb_source *source = job->object[2];
-  eb_result result = {0};
+  eb_result result = {.bad_index = UINT64_MAX};
   size_t made = 0;
   if (records == NULL) return EB_ERR_BRIDGE_DIED; /* nobody is there to read it */
-  eb_status status =
-      source != NULL
-          ? eb_pages_seal_from(job->object[0], job->object[1], (uint32_t)number[0], number[1] + done, source,
-                               number[2] + done, len, records, room, &made, &result)
-          : eb_pages_seal(job->object[0], job->object[1], (uint32_t)number[0], number[1] + done, job->part, len,
-                          records, room, &made, &result);
+  eb_status status = seal(job, done, len, records, room, &made, &result);
+  sum->bad_index = result.bad_index;
   if (status != EB_OK) return status;
   add(sum, &result);
   if (final) (void)small(job, sum, sizeof *sum);
@@ -225,6 +243,7 @@ static eb_status seal_part(eb_job *job, uint64_t done, size_t len, bool final, e
 
 /* All or nothing, as in one call. */
 static eb_status sealed(eb_job *job, eb_status status, const eb_result *sum) {
+  if (status != EB_OK) (void)small(job, sum, sizeof *sum);
   if (status != EB_OK && sum->pages > 0 && job->object[1] != NULL)
     (void)!eb_transfer_forget(job->object[1], job->call.number[1], sum->pages);
   return status;
@@ -237,9 +256,20 @@ static eb_status call_pages_seal(eb_job *job) {
   eb_status status = sealable(job->object[1], (uint32_t)job->call.number[0], job->call.number[1], total);
   do {
     if (status != EB_OK || job->part_len == 0) continue;
-    status = seal_part(job, job->taken - job->part_len, job->part_len, job->taken == total, &sum);
+    status = seal_part(job, seal_sent, job->taken - job->part_len, job->part_len, job->taken == total, &sum);
   } while (status == EB_OK && eb_job_next(job));
   return sealed(job, status, &sum);
+}
+
+/* What is here already is sealed in parts too: the caller takes one while the next is made. */
+static eb_status seal_all(eb_job *job, seal_function seal, uint64_t total, eb_result *sum) {
+  eb_status status = EB_OK;
+  for (uint64_t done = 0, part = EB_FIRST_PART; status == EB_OK && done < total; part *= 2) {
+    const size_t len = smaller(total - done, (part < EB_PART_PAGES ? part : EB_PART_PAGES) * EB_PAGE_SIZE);
+    status = seal_part(job, seal, done, len, done + len == total, sum);
+    done += len;
+  }
+  return status;
 }
 
 /* number: region, first gpa, offset in the source, length. */
@@ -248,11 +278,19 @@ static eb_status call_pages_seal_from(eb_job *job) {
   eb_result sum = {.bad_index = UINT64_MAX};
   eb_status status = sealable(job->object[1], (uint32_t)number[0], number[1], total);
   if (status == EB_OK) status = eb_source_check(job->object[2], number[2], total);
-  for (uint64_t done = 0, part = EB_FIRST_PART; status == EB_OK && done < total; part *= 2) {
-    const size_t len = smaller(total - done, (part < EB_PART_PAGES ? part : EB_PART_PAGES) * EB_PAGE_SIZE);
-    status = seal_part(job, done, len, done + len == total, &sum);
-    done += len;
-  }
+  if (status == EB_OK) status = seal_all(job, seal_source, total, &sum);
+  return sealed(job, status, &sum);
+}
+
+/* number: the transfer's region (for the check alone), first gpa, pages. */
+static eb_status call_guard_seal(eb_job *job) {
+  const eb_transfer *transfer = job->object[1];
+  const uint64_t pages = job->call.number[2];
+  eb_result sum = {.bad_index = UINT64_MAX};
+  eb_status status = pages <= EB_REKEY_PAGES ? sealable(job->object[1], transfer->window.region, job->call.number[1],
+                                                        pages * EB_PAGE_SIZE)
+                                             : EB_ERR_LENGTH;
+  if (status == EB_OK) status = seal_all(job, seal_guarded, pages * EB_PAGE_SIZE, &sum);
   return sealed(job, status, &sum);
 }
 
@@ -270,10 +308,89 @@ static eb_status call_pages_open(eb_job *job) {
   return status;
 }
 
+/* ---- sealing keys and guards ----------------------------------------------------------------------- */
+
+static eb_status call_sealing_open_file(eb_job *job) {
+  eb_sealing *made = NULL;
+  eb_status status = eb_sealing_open_file(bridge(job), job->fds[0], &made);
+  return status == EB_OK ? hand_out(job, EB_KIND_SEALING, made, free_sealing) : status;
+}
+
+static eb_status call_sealing_open_snp(eb_job *job) {
+  eb_snp_key_options options;
+  eb_snp_failure failure = {0};
+  eb_sealing *made = NULL;
+  memcpy(&options, job->call.small, sizeof options);
+  eb_status status = eb_sealing_open_snp(bridge(job), job->fds[0], &options, &failure, &made);
+  (void)small(job, &failure, sizeof failure);
+  return status == EB_OK ? hand_out(job, EB_KIND_SEALING, made, free_sealing) : status;
+}
+
+/* number: generation, pages, offset of the pages. The region's name is in the small data. */
+typedef struct {
+  char region[EB_MAX_REGION_NAME + 1];
+  eb_guard_scope scope;
+} scope_copy;
+
+static const eb_guard_scope *scope_of(const eb_job *job, scope_copy *copy) {
+  memset(copy->region, 0, sizeof copy->region);
+  memcpy(copy->region, job->call.small, job->call.small_len);
+  copy->scope = (eb_guard_scope){copy->region, job->call.number[0], job->call.number[1]};
+  return &copy->scope;
+}
+
+static eb_status call_guard_new(eb_job *job) {
+  eb_guard *made = NULL;
+  scope_copy copy;
+  eb_status status = eb_guard_new(bridge(job), job->object[0], scope_of(job, &copy), job->fds[0], job->call.number[2],
+                                  &made);
+  return status == EB_OK ? hand_out(job, EB_KIND_GUARD, made, free_guard) : status;
+}
+
+static eb_status call_guard_load(eb_job *job) {
+  eb_guard *made = NULL;
+  scope_copy copy;
+  eb_status status = eb_guard_load(bridge(job), job->object[0], scope_of(job, &copy), job->fds[0], job->call.number[2],
+                                   job->fds[1], &made);
+  return status == EB_OK ? hand_out(job, EB_KIND_GUARD, made, free_guard) : status;
+}
+
+static eb_status call_transfer_set_guard(eb_job *job) { return eb_transfer_set_guard(job->object[0], job->object[1]); }
+
+/* number: first page, pages, most ranges. The ranges are the reply's bulk data. */
+static eb_status call_guard_verify(eb_job *job) {
+  enum { MOST = EB_PART_BYTES / sizeof(eb_page_range) };
+  eb_page_range *bad = (eb_page_range *)(void *)job->lane->gathered;
+  const size_t cap = smaller(job->call.number[2], MOST);
+  eb_verify_result result;
+  eb_status status = eb_guard_verify(job->object[0], job->call.number[0], job->call.number[1], bad, cap, &result);
+  if (status != EB_OK) return status;
+  uint8_t *room = eb_job_room(job, result.ranges * sizeof *bad);
+  if (room == NULL) return EB_ERR_BRIDGE_DIED;
+  memcpy(room, bad, result.ranges * sizeof *bad);
+  (void)small(job, &result, sizeof result);
+  eb_job_send(job, result.ranges * sizeof *bad, true);
+  return EB_OK;
+}
+
+static eb_status call_guard_carry(eb_job *job) {
+  return eb_guard_carry(job->object[0], job->object[1], &job->reply.number);
+}
+
+static eb_status call_guard_save(eb_job *job) { return eb_guard_save(job->object[0], job->fds[0]); }
+
+static eb_status call_guard_journal(eb_job *job) {
+  return eb_guard_journal(job->object[0], job->fds[0], job->call.number[0]);
+}
+
+static eb_status call_guard_renew(eb_job *job) {
+  return eb_guard_renew(job->object[0], job->call.number[0], &job->reply.number);
+}
+
 const eb_row eb_rows[EB_OPS] = {
-#define X(name, first, second, third, least, most, bulk, descriptor)                                              \
+#define X(name, first, second, third, least, most, bulk, descriptors)                                              \
   [EB_OP_##name] = {call_##name, {EB_KIND_##first, EB_KIND_##second, EB_KIND_##third}, least, most, EB_BULK_##bulk, \
-                    descriptor},
+                    descriptors},
     EB_CALLS(X)
 #undef X
 };

@@ -1,5 +1,6 @@
 #include "client.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -200,19 +201,22 @@ done:
   return status;
 }
 
-static eb_status send_descriptor(int socket, int fd) {
+static eb_status send_descriptors(int socket, const eb_crossing *crossing) {
   union {
     struct cmsghdr header;
-    uint8_t bytes[CMSG_SPACE(sizeof(int))];
+    uint8_t bytes[CMSG_SPACE(EB_CALL_DESCRIPTORS * sizeof(int))];
   } control = {.bytes = {0}};
   uint8_t byte = 0;
+  const size_t len = crossing->fd_count * sizeof(int);
   struct iovec data = {&byte, 1};
-  struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+  struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = &control,
+                           .msg_controllen = CMSG_SPACE(len)};
   control.header.cmsg_level = SOL_SOCKET;
   control.header.cmsg_type = SCM_RIGHTS;
-  control.header.cmsg_len = CMSG_LEN(sizeof fd);
-  memcpy(CMSG_DATA(&control.header), &fd, sizeof fd);
-  return sendmsg(socket, &message, MSG_NOSIGNAL) == 1 ? EB_OK : EB_ERR_TARGET;
+  control.header.cmsg_len = CMSG_LEN(len);
+  memcpy(CMSG_DATA(&control.header), crossing->fds, len);
+  if (sendmsg(socket, &message, MSG_NOSIGNAL) == 1) return EB_OK;
+  return errno == EBADF ? EB_ERR_TARGET : EB_ERR_BRIDGE_DIED;
 }
 
 eb_status eb_cross(eb_bridge *bridge, eb_crossing *crossing) {
@@ -222,8 +226,9 @@ eb_status eb_cross(eb_bridge *bridge, eb_crossing *crossing) {
   if (crossing->in_unit == 0) crossing->in_unit = 1;
   crossing->call.bulk_len = crossing->in_len;
 
-  if (crossing->fd != NULL) pthread_mutex_lock(&bridge->socket_lock);
-  if (crossing->fd != NULL) status = send_descriptor(bridge->socket, *crossing->fd);
+  const bool descriptors = crossing->fd_count > 0;
+  if (descriptors) pthread_mutex_lock(&bridge->socket_lock);
+  if (descriptors) status = send_descriptors(bridge->socket, crossing);
   if (status == EB_OK) {
     const uint32_t index = take_lane(bridge);
     exchange x = {&bridge->lanes[index], crossing, 0, EB_FIRST_PART};
@@ -237,7 +242,7 @@ eb_status eb_cross(eb_bridge *bridge, eb_crossing *crossing) {
     }
     give_lane(bridge, index);
   }
-  if (crossing->fd != NULL) pthread_mutex_unlock(&bridge->socket_lock);
+  if (descriptors) pthread_mutex_unlock(&bridge->socket_lock);
 done:
   return status;
 }

@@ -42,7 +42,8 @@ typedef struct {
   size_t in_len, in_unit;
   uint8_t *out;
   size_t out_cap, out_len;
-  const int *fd;  /* goes along with the call; NULL: none */
+  int fds[EB_CALL_DESCRIPTORS]; /* go along with the call */
+  uint32_t fd_count;
   uint64_t *gpas; /* of each record of `in`, as it was sent; NULL: not wanted */
   eb_reply reply;
 } eb_crossing;

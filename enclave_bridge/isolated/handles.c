@@ -11,6 +11,8 @@ static void destroy(eb_kind kind, void *object) {
     case EB_KIND_SESSION: eb_session_free(object); break;
     case EB_KIND_TRANSFER: eb_transfer_free(object); break;
     case EB_KIND_SOURCE: eb_source_free(object); break;
+    case EB_KIND_GUARD: eb_guard_free(object); break;
+    case EB_KIND_SEALING: eb_sealing_free(object); break;
     default: break;
   }
 }

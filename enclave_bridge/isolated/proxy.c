@@ -1,5 +1,6 @@
 /* enclave_bridge.h's functions, made by the bridge process. Arguments are checked here as far as a pointer is
  * concerned; everything else is the bridge's to judge. */
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +33,14 @@ struct eb_transfer {
 };
 
 struct eb_source {
+  remote at;
+};
+
+struct eb_sealing {
+  remote at;
+};
+
+struct eb_guard {
   remote at;
 };
 
@@ -314,7 +323,7 @@ void eb_transfer_free(eb_transfer *transfer) {
 }
 
 eb_status eb_transfer_set_target_fd(eb_transfer *transfer, int fd, uint64_t fd_offset) {
-  eb_crossing crossing = {OP(transfer_set_target_fd), .call.number = {fd_offset}, .fd = &fd};
+  eb_crossing crossing = {OP(transfer_set_target_fd), .call.number = {fd_offset}, .fds = {fd}, .fd_count = 1};
   if (transfer == NULL) return EB_ERR_ARGUMENT;
   return fd < 0 ? EB_ERR_TARGET : call(&transfer->at, &crossing);
 }
@@ -382,7 +391,7 @@ done:
 /* ---- source -------------------------------------------------------------------------------------------- */
 
 eb_status eb_source_open(eb_bridge *bridge, int fd, uint64_t offset, uint64_t len, eb_source **source) {
-  eb_crossing crossing = {OP(source_open), .call.number = {offset, len}, .fd = &fd};
+  eb_crossing crossing = {OP(source_open), .call.number = {offset, len}, .fds = {fd}, .fd_count = 1};
   eb_status status = EB_OK;
   eb_source *made = NULL;
   EB_ENSURE(bridge != NULL && source != NULL && len > 0, EB_ERR_ARGUMENT);
@@ -421,6 +430,8 @@ static eb_status seal(eb_session *session, eb_transfer *transfer, eb_crossing *c
   pthread_mutex_lock(&session->seal_lock);
   status = call(&session->at, crossing);
   pthread_mutex_unlock(&session->seal_lock);
+  if (status != EB_OK && result != NULL && crossing->reply.small_len == sizeof *result)
+    (void)!get_exactly(crossing, result, sizeof *result); /* which page it was */
   if (status == EB_OK) status = get_exactly(crossing, &sealed, sizeof sealed);
   if (status == EB_OK && crossing->out_len != crossing->out_cap) status = EB_ERR_BRIDGE_DIED;
   if (status != EB_OK) memset(records, 0, crossing->out_len); /* all or nothing */
@@ -460,6 +471,165 @@ eb_status eb_pages_seal_from(eb_session *session, eb_transfer *transfer, uint32_
   EB_TRY(seal(session, transfer, &crossing, len / EB_PAGE_SIZE, records, records_cap, records_len, result));
 done:
   return status;
+}
+
+/* ---- sealing keys and guards ---------------------------------------------------------------------------- */
+
+static bool is_open(int fd) { return fcntl(fd, F_GETFD) >= 0; }
+
+static eb_status keep_sealing(eb_bridge *bridge, eb_crossing *crossing, eb_sealing **sealing) {
+  eb_status status = EB_OK;
+  eb_sealing *made = calloc(1, sizeof *made);
+  EB_ENSURE(made != NULL, EB_ERR_MEMORY);
+  EB_TRY(eb_cross(bridge, crossing));
+  hold(bridge, &made->at, crossing->reply.handle);
+  *sealing = made;
+  made = NULL;
+done:
+  free(made);
+  return status;
+}
+
+void eb_sealing_free(eb_sealing *sealing) {
+  if (sealing == NULL) return;
+  let_go(&sealing->at);
+  free(sealing);
+}
+
+eb_status eb_sealing_open_file(eb_bridge *bridge, int fd, eb_sealing **sealing) {
+  eb_crossing crossing = {OP(sealing_open_file), .fds = {fd}, .fd_count = 1};
+  if (bridge == NULL || sealing == NULL) return EB_ERR_ARGUMENT;
+  return is_open(fd) ? keep_sealing(bridge, &crossing, sealing) : EB_ERR_SEALING;
+}
+
+eb_status eb_sealing_open_snp(eb_bridge *bridge, int fd, const eb_snp_key_options *options, eb_snp_failure *failure,
+                              eb_sealing **sealing) {
+  eb_crossing crossing = {OP(sealing_open_snp), .fds = {fd}, .fd_count = 1};
+  eb_status status = EB_OK;
+  EB_ENSURE(bridge != NULL && options != NULL && failure != NULL && sealing != NULL, EB_ERR_ARGUMENT);
+  *failure = (eb_snp_failure){.system_error = is_open(fd) ? 0 : EBADF};
+  EB_ENSURE(is_open(fd), EB_ERR_SEALING);
+  EB_TRY(put_small(&crossing, options, sizeof *options));
+  EB_TRY(keep_sealing(bridge, &crossing, sealing));
+done:
+  if (failure != NULL && crossing.reply.small_len == sizeof *failure) memcpy(failure, crossing.reply.small, sizeof *failure);
+  return status;
+}
+
+/* What eb_guard_new and eb_guard_load have in common. */
+static eb_status make_guard(eb_bridge *bridge, eb_sealing *sealing, const eb_guard_scope *scope, uint64_t offset,
+                            eb_crossing *crossing, eb_guard **guard) {
+  eb_status status = EB_OK;
+  eb_guard *made = NULL;
+  EB_ENSURE(bridge != NULL && scope != NULL && scope->region != NULL && guard != NULL, EB_ERR_ARGUMENT);
+  EB_ENSURE(sealing == NULL || sealing->at.bridge == bridge, EB_ERR_ARGUMENT);
+  const size_t len = strnlen(scope->region, EB_MAX_REGION_NAME + 1);
+  EB_ENSURE(len >= 1 && len <= EB_MAX_REGION_NAME, EB_ERR_ARGUMENT);
+  for (uint32_t i = 0; i < crossing->fd_count; i++) EB_ENSURE(is_open(crossing->fds[i]), EB_ERR_TARGET);
+  EB_TRY(put_small(crossing, scope->region, len));
+  crossing->call.number[0] = scope->generation;
+  crossing->call.number[1] = scope->pages;
+  crossing->call.number[2] = offset;
+  if (sealing != NULL) crossing->call.handle[0] = sealing->at.number;
+  made = calloc(1, sizeof *made);
+  EB_ENSURE(made != NULL, EB_ERR_MEMORY);
+  EB_TRY(eb_cross(bridge, crossing));
+  hold(bridge, &made->at, crossing->reply.handle);
+  *guard = made;
+  made = NULL;
+done:
+  free(made);
+  return status;
+}
+
+eb_status eb_guard_new(eb_bridge *bridge, eb_sealing *sealing, const eb_guard_scope *scope, int fd, uint64_t fd_offset,
+                       eb_guard **guard) {
+  eb_crossing crossing = {OP(guard_new), .fds = {fd}, .fd_count = 1};
+  return make_guard(bridge, sealing, scope, fd_offset, &crossing, guard);
+}
+
+eb_status eb_guard_load(eb_bridge *bridge, eb_sealing *sealing, const eb_guard_scope *scope, int fd, uint64_t fd_offset,
+                        int table_fd, eb_guard **guard) {
+  eb_crossing crossing = {OP(guard_load), .fds = {fd, table_fd}, .fd_count = 2};
+  return sealing == NULL ? EB_ERR_ARGUMENT : make_guard(bridge, sealing, scope, fd_offset, &crossing, guard);
+}
+
+void eb_guard_free(eb_guard *guard) {
+  if (guard == NULL) return;
+  let_go(&guard->at);
+  free(guard);
+}
+
+eb_status eb_transfer_set_guard(eb_transfer *transfer, eb_guard *guard) {
+  eb_crossing crossing = {OP(transfer_set_guard)};
+  if (transfer == NULL || guard == NULL || guard->at.bridge != transfer->at.bridge) return EB_ERR_ARGUMENT;
+  crossing.call.handle[1] = guard->at.number;
+  return call(&transfer->at, &crossing);
+}
+
+eb_status eb_guard_seal(eb_guard *guard, eb_session *session, eb_transfer *transfer, uint64_t first_gpa, uint64_t pages,
+                        uint8_t *records, size_t records_cap, size_t *records_len, eb_result *result) {
+  eb_crossing crossing = {OP(guard_seal)};
+  eb_status status = EB_OK;
+  EB_ENSURE(result != NULL, EB_ERR_ARGUMENT);
+  *result = (eb_result){.bad_index = UINT64_MAX};
+  EB_ENSURE(guard != NULL && session != NULL && transfer != NULL && guard->at.bridge == session->at.bridge,
+            EB_ERR_ARGUMENT);
+  EB_TRY(usable(&session->at));
+  crossing.call.number[1] = first_gpa;
+  crossing.call.number[2] = pages;
+  crossing.call.handle[2] = guard->at.number;
+  EB_TRY(seal(session, transfer, &crossing, pages, records, records_cap, records_len, result));
+done:
+  return status;
+}
+
+eb_status eb_guard_verify(eb_guard *guard, uint64_t first, uint64_t pages, eb_page_range *bad, size_t bad_cap,
+                          eb_verify_result *result) {
+  eb_crossing crossing = {OP(guard_verify), .call.number = {first, pages, bad_cap}};
+  eb_status status = EB_OK;
+  EB_ENSURE(guard != NULL && (bad != NULL || bad_cap == 0) && result != NULL, EB_ERR_ARGUMENT);
+  crossing.out = (uint8_t *)bad;
+  crossing.out_cap = bad_cap < EB_PART_BYTES / sizeof *bad ? bad_cap * sizeof *bad : EB_PART_BYTES;
+  EB_TRY(call(&guard->at, &crossing));
+  EB_TRY(get_exactly(&crossing, result, sizeof *result));
+  EB_ENSURE(crossing.out_len == result->ranges * sizeof *bad, EB_ERR_BRIDGE_DIED);
+done:
+  return status;
+}
+
+/* A call that names a bad page when it fails. */
+static eb_status told_page(eb_guard *guard, eb_crossing *crossing, uint64_t *bad_page) {
+  eb_status status = EB_OK;
+  EB_ENSURE(guard != NULL && bad_page != NULL, EB_ERR_ARGUMENT);
+  status = call(&guard->at, crossing);
+  if (status == EB_ERR_TAMPERED) *bad_page = crossing->reply.number;
+done:
+  return status;
+}
+
+eb_status eb_guard_carry(eb_guard *guard, eb_guard *from, uint64_t *bad_page) {
+  eb_crossing crossing = {OP(guard_carry)};
+  if (guard == NULL || from == NULL || from->at.bridge != guard->at.bridge) return EB_ERR_ARGUMENT;
+  crossing.call.handle[1] = from->at.number;
+  return told_page(guard, &crossing, bad_page);
+}
+
+eb_status eb_guard_renew(eb_guard *guard, uint64_t generation, uint64_t *bad_page) {
+  eb_crossing crossing = {OP(guard_renew), .call.number = {generation}};
+  return told_page(guard, &crossing, bad_page);
+}
+
+eb_status eb_guard_save(eb_guard *guard, int table_fd) {
+  eb_crossing crossing = {OP(guard_save), .fds = {table_fd}, .fd_count = 1};
+  if (guard == NULL) return EB_ERR_ARGUMENT;
+  return is_open(table_fd) ? call(&guard->at, &crossing) : EB_ERR_TARGET_IO;
+}
+
+eb_status eb_guard_journal(eb_guard *guard, int table_fd, uint64_t generation) {
+  eb_crossing crossing = {OP(guard_journal), .call.number = {generation}, .fds = {table_fd}, .fd_count = 1};
+  if (guard == NULL) return EB_ERR_ARGUMENT;
+  return is_open(table_fd) ? call(&guard->at, &crossing) : EB_ERR_TARGET_IO;
 }
 
 /* Verified pages to where the caller wants them. An address was checked by the bridge before the page was

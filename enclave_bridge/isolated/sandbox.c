@@ -86,6 +86,14 @@ uint32_t eb_sandbox_separate(void) {
       BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0x1000, 0, 1),         \
       VERDICT(SECCOMP_RET_ALLOW), VERDICT(SECCOMP_RET_KILL_PROCESS)
 
+/* Allowed with this value in argument 1. */
+#define ALLOW_REQUEST(call, value)                              \
+  BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (call), 0, 4),            \
+      LOW_HALF(1),                                              \
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (value), 0, 1),       \
+      VERDICT(SECCOMP_RET_ALLOW), VERDICT(SECCOMP_RET_KILL_PROCESS)
+#define SNP_GET_DERIVED_KEY 0xc0205301u /* _IOWR('S', 1, 32 bytes), as in sealing_linux.c */
+
 uint32_t eb_sandbox_seal(void) {
   struct sock_filter rules[] = {
       FIELD(arch),
@@ -103,6 +111,12 @@ uint32_t eb_sandbox_seal(void) {
       ALLOW(SYS_pwrite64),
       ALLOW(SYS_pwritev),
       ALLOW(SYS_sync_file_range),
+      ALLOW(SYS_fsync), /* tables of page MACs, and the key of a file */
+      ALLOW(SYS_fdatasync),
+      ALLOW(SYS_ftruncate),
+      ALLOW(SYS_geteuid),
+      ALLOW(SYS_clock_nanosleep), /* the SNP firmware is asked for its key again while the host is busy */
+      ALLOW_REQUEST(SYS_ioctl, SNP_GET_DERIVED_KEY),
       ALLOW(SYS_fstatfs),
       ALLOW(SYS_fcntl), /* dup, flags */
       ALLOW_NOT_EXECUTABLE(SYS_mmap),

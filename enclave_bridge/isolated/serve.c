@@ -62,22 +62,23 @@ void eb_job_send(eb_job *job, size_t len, bool final) {
 
 /* ---- one call --------------------------------------------------------------------------------- */
 
-/* The descriptor that came with the call, or -1. There is room for one: the kernel drops what else a message holds. */
-static int receive_descriptor(int socket) {
+/* The descriptors that came with the call; -1 where none did. There is room for these alone: the kernel drops what
+ * else a message holds. */
+static void receive_descriptors(int socket, uint32_t count, int fds[EB_CALL_DESCRIPTORS]) {
   union {
     struct cmsghdr header;
-    uint8_t bytes[CMSG_SPACE(sizeof(int))];
+    uint8_t bytes[CMSG_SPACE(EB_CALL_DESCRIPTORS * sizeof(int))];
   } control;
   uint8_t byte;
   struct iovec data = {&byte, 1};
-  struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = CMSG_LEN(sizeof(int))};
-  int fd = -1;
-  if (recvmsg(socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) < 0) return -1;
+  struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = &control,
+                           .msg_controllen = CMSG_LEN(count * sizeof(int))};
+  for (uint32_t i = 0; i < EB_CALL_DESCRIPTORS; i++) fds[i] = -1;
+  if (count == 0 || recvmsg(socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) < 0) return;
   const struct cmsghdr *found = CMSG_FIRSTHDR(&message);
-  if (found != NULL && found->cmsg_level == SOL_SOCKET && found->cmsg_type == SCM_RIGHTS &&
-      found->cmsg_len == CMSG_LEN(sizeof fd))
-    memcpy(&fd, CMSG_DATA(found), sizeof fd);
-  return fd;
+  if (found == NULL || found->cmsg_level != SOL_SOCKET || found->cmsg_type != SCM_RIGHTS) return;
+  const size_t held = found->cmsg_len - CMSG_LEN(0);
+  memcpy(fds, CMSG_DATA(found), held < count * sizeof(int) ? held : count * sizeof(int));
 }
 
 static bool gather(eb_job *job) {
@@ -97,9 +98,11 @@ static eb_status run(eb_job *job, const eb_row *row) {
   size_t held = 0;
   for (; held < EB_CALL_HANDLES; held++) {
     const uint64_t number = job->call.handle[held];
-    const eb_kind kind = row->kind[held] == EB_KIND_MAYBE_TRANSFER ? EB_KIND_TRANSFER : row->kind[held];
+    eb_kind kind = row->kind[held];
     if (kind == EB_KIND_NONE || kind == EB_KIND_ANY) continue;
-    if (number == 0 && row->kind[held] == EB_KIND_MAYBE_TRANSFER) continue;
+    const bool maybe = kind == EB_KIND_MAYBE_TRANSFER || kind == EB_KIND_MAYBE_SEALING;
+    if (number == 0 && maybe) continue;
+    if (maybe) kind = kind == EB_KIND_MAYBE_TRANSFER ? EB_KIND_TRANSFER : EB_KIND_SEALING;
     status = eb_handles_take(handles, kind, number, &job->object[held]);
     if (status != EB_OK) break;
   }
@@ -111,7 +114,7 @@ static eb_status run(eb_job *job, const eb_row *row) {
 
 /* False when the message is not a call of this protocol. */
 static bool serve_call(eb_lane *lane, const uint8_t *message, size_t len) {
-  eb_job job = {.lane = lane, .fd = -1};
+  eb_job job = {.lane = lane};
   if (len < sizeof job.call) return false;
   memcpy(&job.call, message, sizeof job.call); /* the only look at it */
   if (job.call.op >= EB_OPS) return false;
@@ -120,13 +123,14 @@ static bool serve_call(eb_lane *lane, const uint8_t *message, size_t len) {
   if (job.call.bulk_len > 0 && row->bulk == EB_BULK_NONE) return false;
   if (row->bulk == EB_BULK_BYTES && job.call.bulk_len > EB_MAX_MESSAGE_SIZE) return false;
   if (!accept_part(&job, message + sizeof job.call, len - sizeof job.call)) return false;
-  if (row->descriptor) job.fd = receive_descriptor(lane->server->socket);
+  receive_descriptors(lane->server->socket, row->descriptors, job.fds);
 
   eb_status status = EB_OK;
   if (row->bulk == EB_BULK_BYTES && !gather(&job)) return false;
   status = run(&job, row);
   while (eb_job_next(&job)) continue; /* what a failed call left */
-  if (job.fd >= 0) close(job.fd);
+  for (uint32_t i = 0; i < EB_CALL_DESCRIPTORS; i++)
+    if (job.fds[i] >= 0) close(job.fds[i]);
   job.reply.status = status;
   if (!job.reply.final && eb_job_room(&job, 0) != NULL) eb_job_send(&job, 0, true);
   return !job.broken;
@@ -204,10 +208,11 @@ eb_status eb_server_open(eb_server *server, const eb_setup *setup, int socket) {
   server->lane_count = setup->lanes;
   const eb_bridge_options options = {.max_sessions = setup->max_sessions,
                                      .max_handshakes = setup->max_handshakes,
+                                     .max_guards = setup->max_guards,
                                      .gcm_kernel = kernel[0] != 0 ? kernel : NULL,
                                      .file_io = "pread"}; /* io_uring's requests pass a filter by */
   EB_TRY(eb_bridge_open(&options, &server->bridge)); /* bounds both counts */
-  EB_TRY(eb_handles_open(&server->handles, setup->max_sessions + setup->max_handshakes + EB_MAX_TRANSFERS));
+  EB_TRY(eb_handles_open(&server->handles, setup->max_sessions + setup->max_handshakes + EB_MAX_OTHERS));
   EB_TRY(open_area(server));
   for (uint32_t i = 0; i < server->lane_count; i++) EB_TRY(open_lane(server, i));
 done:

@@ -42,7 +42,7 @@ typedef struct {
   eb_lane *lane;
   eb_call call;
   void *object[EB_CALL_HANDLES];
-  int fd; /* -1: none */
+  int fds[EB_CALL_DESCRIPTORS]; /* -1: none */
   const uint8_t *bulk; /* gathered bytes */
   const uint8_t *part; /* hostile memory: read once */
   size_t part_len;
@@ -77,7 +77,7 @@ typedef struct {
   eb_kind kind[EB_CALL_HANDLES];
   uint32_t small_least, small_most;
   eb_bulk bulk;
-  bool descriptor;
+  uint32_t descriptors;
 } eb_row;
 /* calls.c: one row an eb_op. */
 extern const eb_row eb_rows[EB_OPS];

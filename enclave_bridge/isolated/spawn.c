@@ -176,6 +176,7 @@ eb_status eb_isolated_open(const eb_bridge_options *options, const eb_isolated_o
                     .lanes = isolated->lanes != 0 ? isolated->lanes : DEFAULT_LANES,
                     .max_sessions = options->max_sessions,
                     .max_handshakes = options->max_handshakes,
+                    .max_guards = options->max_guards,
                     .memory_limit = isolated->memory_limit != 0 ? isolated->memory_limit : DEFAULT_MEMORY};
   if (options->gcm_kernel != NULL) {
     EB_ENSURE(strlen(options->gcm_kernel) < sizeof setup.gcm_kernel, EB_ERR_ARGUMENT);

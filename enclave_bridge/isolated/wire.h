@@ -27,7 +27,7 @@
 #define EB_PART_PAGES 32u                  /* most pages or records in one part */
 #define EB_FIRST_PART 4u                   /* pages: the other side begins as soon as there is something */
 #define EB_PART_BYTES ((size_t)64 << 10)   /* most bytes in one part of anything else */
-#define EB_MAX_TRANSFERS 4096u             /* handles beside those that have a limit of their own */
+#define EB_MAX_OTHERS 4096u                /* handles beside sessions and handshakes */
 
 /* What a handle of a call must be. A number is of one kind for ever. */
 typedef enum {
@@ -36,45 +36,60 @@ typedef enum {
   EB_KIND_SESSION,
   EB_KIND_TRANSFER,
   EB_KIND_SOURCE,
-  EB_KIND_MAYBE_TRANSFER, /* of a call only: a transfer, or none */
+  EB_KIND_GUARD,
+  EB_KIND_SEALING,
+  EB_KIND_MAYBE_TRANSFER, /* of a call only: one, or none */
+  EB_KIND_MAYBE_SEALING,
   EB_KIND_ANY,            /* of a call only: the function looks itself */
 } eb_kind;
 
 #define EB_CALL_HANDLES 3u
+#define EB_CALL_DESCRIPTORS 2u
 
 /* What the bulk data of a call is: nothing, bytes gathered before the function runs, whole pages or whole records
  * that it takes part by part. */
 typedef enum { EB_BULK_NONE, EB_BULK_BYTES, EB_BULK_PAGES, EB_BULK_RECORDS } eb_bulk;
 
-/* X(name, first, second and third handle, length of small data (least, most), bulk, descriptor comes along) */
+/* X(name, first, second and third handle, length of small data (least, most), bulk, how many descriptors come along) */
 #define EB_CALLS(X)                                                                                 \
-  X(bridge_get_info, NONE, NONE, NONE, 0, 0, NONE, false)                                           \
-  X(random, NONE, NONE, NONE, 0, 0, NONE, false)                                                    \
-  X(release, ANY, NONE, NONE, 0, 0, NONE, false)                                                    \
-  X(handshake_new, NONE, NONE, NONE, 0, 0, NONE, false)                                             \
-  X(handshake_public_key, HANDSHAKE, NONE, NONE, 0, 0, NONE, false)                                 \
-  X(handshake_absorb, HANDSHAKE, NONE, NONE, 0, 0, BYTES, false)                                    \
-  X(handshake_select, HANDSHAKE, NONE, NONE, 0, 0, NONE, false)                                     \
-  X(handshake_binding, HANDSHAKE, NONE, NONE, 0, 0, NONE, false)                                    \
-  X(handshake_derive, HANDSHAKE, NONE, NONE, 0, EB_SMALL_SIZE, NONE, false)                         \
-  X(handshake_finished, HANDSHAKE, NONE, NONE, 0, 0, NONE, false)                                   \
-  X(handshake_check_finished, HANDSHAKE, NONE, NONE, 0, EB_SMALL_SIZE, NONE, false)                 \
-  X(handshake_session, HANDSHAKE, NONE, NONE, EB_SESSION_ID_SIZE, EB_SESSION_ID_SIZE, NONE, false)  \
-  X(session_close, SESSION, NONE, NONE, 0, 0, NONE, false)                                          \
-  X(session_get_stats, SESSION, NONE, NONE, 0, 0, NONE, false)                                      \
-  X(session_rekey, SESSION, NONE, NONE, 0, 0, NONE, false)                                          \
-  X(session_mac, SESSION, NONE, NONE, 0, 0, BYTES, false)                                           \
-  X(session_check_mac, SESSION, NONE, NONE, 0, EB_SMALL_SIZE, BYTES, false)                         \
-  X(transfer_new, NONE, NONE, NONE, EB_TRANSFER_ID_SIZE, EB_TRANSFER_ID_SIZE, NONE, false)          \
-  X(transfer_set_target_fd, TRANSFER, NONE, NONE, 0, 0, NONE, true)                                 \
-  X(transfer_pages, TRANSFER, NONE, NONE, 0, 0, NONE, false)                                        \
-  X(transfer_forget, TRANSFER, NONE, NONE, 0, 0, NONE, false)                                       \
-  X(transfer_commit_mac, SESSION, TRANSFER, NONE, 0, 0, NONE, false)                                \
-  X(transfer_check_commit_mac, SESSION, TRANSFER, NONE, 0, EB_SMALL_SIZE, NONE, false)              \
-  X(source_open, NONE, NONE, NONE, 0, 0, NONE, true)                                                \
-  X(pages_seal_from, SESSION, MAYBE_TRANSFER, SOURCE, 0, 0, NONE, false)                            \
-  X(pages_seal, SESSION, MAYBE_TRANSFER, NONE, 0, 0, PAGES, false)                                  \
-  X(pages_open, SESSION, TRANSFER, NONE, 0, 0, RECORDS, false)
+  X(bridge_get_info, NONE, NONE, NONE, 0, 0, NONE, 0)                                           \
+  X(random, NONE, NONE, NONE, 0, 0, NONE, 0)                                                    \
+  X(release, ANY, NONE, NONE, 0, 0, NONE, 0)                                                    \
+  X(handshake_new, NONE, NONE, NONE, 0, 0, NONE, 0)                                             \
+  X(handshake_public_key, HANDSHAKE, NONE, NONE, 0, 0, NONE, 0)                                 \
+  X(handshake_absorb, HANDSHAKE, NONE, NONE, 0, 0, BYTES, 0)                                    \
+  X(handshake_select, HANDSHAKE, NONE, NONE, 0, 0, NONE, 0)                                     \
+  X(handshake_binding, HANDSHAKE, NONE, NONE, 0, 0, NONE, 0)                                    \
+  X(handshake_derive, HANDSHAKE, NONE, NONE, 0, EB_SMALL_SIZE, NONE, 0)                         \
+  X(handshake_finished, HANDSHAKE, NONE, NONE, 0, 0, NONE, 0)                                   \
+  X(handshake_check_finished, HANDSHAKE, NONE, NONE, 0, EB_SMALL_SIZE, NONE, 0)                 \
+  X(handshake_session, HANDSHAKE, NONE, NONE, EB_SESSION_ID_SIZE, EB_SESSION_ID_SIZE, NONE, 0)  \
+  X(session_close, SESSION, NONE, NONE, 0, 0, NONE, 0)                                          \
+  X(session_get_stats, SESSION, NONE, NONE, 0, 0, NONE, 0)                                      \
+  X(session_rekey, SESSION, NONE, NONE, 0, 0, NONE, 0)                                          \
+  X(session_mac, SESSION, NONE, NONE, 0, 0, BYTES, 0)                                           \
+  X(session_check_mac, SESSION, NONE, NONE, 0, EB_SMALL_SIZE, BYTES, 0)                         \
+  X(transfer_new, NONE, NONE, NONE, EB_TRANSFER_ID_SIZE, EB_TRANSFER_ID_SIZE, NONE, 0)          \
+  X(transfer_set_target_fd, TRANSFER, NONE, NONE, 0, 0, NONE, 1)                                 \
+  X(transfer_pages, TRANSFER, NONE, NONE, 0, 0, NONE, 0)                                        \
+  X(transfer_forget, TRANSFER, NONE, NONE, 0, 0, NONE, 0)                                       \
+  X(transfer_commit_mac, SESSION, TRANSFER, NONE, 0, 0, NONE, 0)                                \
+  X(transfer_check_commit_mac, SESSION, TRANSFER, NONE, 0, EB_SMALL_SIZE, NONE, 0)              \
+  X(sealing_open_file, NONE, NONE, NONE, 0, 0, NONE, 1)                                             \
+  X(sealing_open_snp, NONE, NONE, NONE, sizeof(eb_snp_key_options), sizeof(eb_snp_key_options), NONE, 1)\
+  X(guard_new, MAYBE_SEALING, NONE, NONE, 0, EB_MAX_REGION_NAME, NONE, 1)                           \
+  X(guard_load, SEALING, NONE, NONE, 0, EB_MAX_REGION_NAME, NONE, 2)                                \
+  X(transfer_set_guard, TRANSFER, GUARD, NONE, 0, 0, NONE, 0)                                       \
+  X(guard_seal, SESSION, TRANSFER, GUARD, 0, 0, NONE, 0)                                            \
+  X(guard_verify, GUARD, NONE, NONE, 0, 0, NONE, 0)                                                 \
+  X(guard_carry, GUARD, GUARD, NONE, 0, 0, NONE, 0)                                                 \
+  X(guard_save, GUARD, NONE, NONE, 0, 0, NONE, 1)                                                   \
+  X(guard_journal, GUARD, NONE, NONE, 0, 0, NONE, 1)                                                \
+  X(guard_renew, GUARD, NONE, NONE, 0, 0, NONE, 0)                                                  \
+  X(source_open, NONE, NONE, NONE, 0, 0, NONE, 1)                                                \
+  X(pages_seal_from, SESSION, MAYBE_TRANSFER, SOURCE, 0, 0, NONE, 0)                            \
+  X(pages_seal, SESSION, MAYBE_TRANSFER, NONE, 0, 0, PAGES, 0)                                  \
+  X(pages_open, SESSION, TRANSFER, NONE, 0, 0, RECORDS, 0)
 
 #define EB_SMALL_SIZE 112u
 
@@ -112,7 +127,7 @@ _Static_assert(sizeof(eb_bridge_info) <= sizeof((eb_reply *)0)->small, "the info
 typedef struct {
   uint32_t version;
   uint32_t lanes; /* 1..EB_MAX_LANES */
-  uint32_t max_sessions, max_handshakes;
+  uint32_t max_sessions, max_handshakes, max_guards, unused;
   uint64_t memory_limit; /* bytes of private memory; 0: no limit */
   char gcm_kernel[32];   /* empty: the fastest */
 } eb_setup;

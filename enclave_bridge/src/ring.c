@@ -12,8 +12,8 @@
 #define MAGIC UINT64_C(0x31676e6972626570) /* "pebring1" */
 #define APART 128 /* two cache lines: the prefetcher fetches them in pairs */
 #define SECOND UINT64_C(1000000000)
-#define SPIN_LIMIT_NS UINT64_C(30000)
-#define SPIN_START_NS UINT64_C(10000)
+#define SPIN_LIMIT_NS UINT64_C(50000) /* about what a wake-up takes in a virtual machine */
+#define TRY_AGAIN 8u
 #define NAP_NS UINT64_C(100000000)
 #define LOOKS_PER_CLOCK 16
 
@@ -100,7 +100,6 @@ eb_status eb_ring_attach(eb_ring *ring, eb_ring_end end, void *memory, size_t by
   ring->end = end;
   atomic_init(&ring->closed, false);
   ring->spin_limit_ns = one_cpu() ? 0 : SPIN_LIMIT_NS;
-  ring->spin_ns = SPIN_START_NS;
   ring->nap_ns = NAP_NS;
 done:
   return status;
@@ -203,12 +202,11 @@ static eb_status sleep_on(eb_ring *ring, uint64_t need, uint64_t deadline_ns) {
   return status;
 }
 
-/* A wait that ended within what may be spun was worth spinning for; after a longer one the next
- * spins half as long. */
-static void adapt(eb_ring *ring, uint64_t waited_ns) {
-  const uint64_t limit = ring->spin_limit_ns;
-  ring->spin_ns = waited_ns <= limit ? ring->spin_ns * 2 + limit / 8 : ring->spin_ns / 2;
-  if (ring->spin_ns > limit) ring->spin_ns = limit;
+/* A spin that was worth it makes the next as long as may be, another halves it. Every so many waits the
+ * whole limit is tried: two ends that both sleep would else wait for each other's waking up for ever. */
+static uint64_t spin_budget(eb_ring *ring) {
+  const bool whole = ring->waits++ % TRY_AGAIN == 0 || ring->spin_ns > ring->spin_limit_ns;
+  return whole ? ring->spin_limit_ns : ring->spin_ns;
 }
 
 static eb_status wait_until_ready(eb_ring *ring, uint64_t need, uint64_t deadline_ns) {
@@ -216,12 +214,14 @@ static eb_status wait_until_ready(eb_ring *ring, uint64_t need, uint64_t deadlin
   if (status != EB_ERR_RING_TIMEOUT || deadline_ns == 0) return status;
   const uint64_t started = eb_ring_now();
   if (started >= deadline_ns) return status;
-  const uint64_t budget = ring->spin_ns < ring->spin_limit_ns ? ring->spin_ns : ring->spin_limit_ns;
-  const uint64_t rest = deadline_ns - started;
+  const uint64_t rest = deadline_ns - started, budget = spin_budget(ring);
   if (budget > 0) status = spin(ring, need, started + (rest < budget ? rest : budget));
-  if (status == EB_ERR_RING_TIMEOUT) status = sleep_on(ring, need, deadline_ns);
-  adapt(ring, eb_ring_now() - started);
-  return status;
+  if (status != EB_ERR_RING_TIMEOUT) {
+    ring->spin_ns = ring->spin_limit_ns;
+    return status;
+  }
+  ring->spin_ns /= 2;
+  return sleep_on(ring, need, deadline_ns);
 }
 
 /* ---- producer --------------------------------------------------------------------------------- */

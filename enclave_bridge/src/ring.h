@@ -47,6 +47,7 @@ typedef struct {
   bool corrupt;
   atomic_bool closed; /* by eb_ring_close of this end */
   uint64_t spin_ns;  /* how long the next wait spins before it sleeps */
+  uint64_t waits;
   /* May be changed after eb_ring_attach. */
   uint64_t spin_limit_ns; /* 0: never spin (the default where there is one CPU) */
   uint64_t nap_ns;        /* longest sleep between two looks; short where a futex does not reach the peer */

@@ -395,7 +395,7 @@ static void exchange_between_threads(uint64_t spin_limit_ns) {
   close_rings(&open);
 }
 
-static void test_threads_when_they_spin_exchange_every_message(void) { exchange_between_threads(30000); }
+static void test_threads_when_they_spin_exchange_every_message(void) { exchange_between_threads(50000); }
 
 static void test_threads_when_they_only_sleep_exchange_every_message(void) { exchange_between_threads(0); }
 
@@ -474,17 +474,31 @@ static void test_message_when_the_consumer_sleeps_wakes_it(void) {
   close_rings(&open);
 }
 
+static void *put_every_millisecond(void *argument) {
+  for (int i = 0; i < 20; i++) {
+    usleep(1000);
+    put(argument, "x", 1);
+  }
+  return NULL;
+}
+
 static void test_spin_when_waits_are_long_gets_shorter_and_recovers(void) {
   rings open = open_rings(CAPACITY);
   const uint8_t *message = NULL;
+  pthread_t thread;
   size_t len = 0;
   open.consumer.spin_limit_ns = 1000000;
   for (int i = 0; i < 30; i++)
     CHECK_STATUS(EB_ERR_RING_TIMEOUT, eb_ring_peek(&open.consumer, eb_ring_now() + 2000000, &message, &len));
   CHECK(open.consumer.spin_ns == 0);
-  open.consumer.spin_limit_ns = UINT64_C(10000000000); /* now the same wait is short */
-  CHECK_STATUS(EB_ERR_RING_TIMEOUT, eb_ring_peek(&open.consumer, eb_ring_now() + 1000000, &message, &len));
-  CHECK(open.consumer.spin_ns > 0);
+  open.consumer.spin_limit_ns = UINT64_C(20000000000); /* now the same wait is worth a spin, once it is tried */
+  CHECK(pthread_create(&thread, NULL, put_every_millisecond, &open) == 0);
+  for (int i = 0; i < 20; i++) {
+    CHECK_OK(eb_ring_peek(&open.consumer, LATE, &message, &len));
+    eb_ring_consume(&open.consumer);
+  }
+  CHECK(pthread_join(thread, NULL) == 0);
+  CHECK(open.consumer.spin_ns == open.consumer.spin_limit_ns);
   close_rings(&open);
 }
 

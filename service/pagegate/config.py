@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,14 @@ class PlatformName(StrEnum):
     CONFIGFS_TSM = "configfs-tsm"
     SEV_GUEST = "sev-guest"
     SIMULATED = "simulated"
+
+
+class SealingName(StrEnum):
+    """Where the sealing key comes from."""
+
+    AUTO = "auto"
+    FILE = "file"
+    SNP = "snp"
 
 
 class LogLevel(StrEnum):
@@ -150,6 +159,16 @@ class ServeConfig(PeerConfig):
         (),
         description="A region, NAME=SIZE[@BASE_GPA][:DIRECTORY], in memory without a directory. May be repeated.",
     )
+    unprotected: tuple[str, ...] = Field(
+        (),
+        description="Name of a region that keeps no page MACs: then changes of its memory or files by others go unseen. "
+        "May be repeated.",
+    )
+    sealing: SealingName = Field(
+        SealingName.AUTO,
+        description="Where the key comes from under which page MACs of file-backed regions are kept: 'snp' is derived by "
+        "the firmware for this guest, 'file' is STATE/sealing.key. 'auto' is 'snp', but 'file' when simulated.",
+    )
     tls_cert: Path | None = Field(None, description="Server certificate (PEM); turns TLS on together with --tls-key.")
     tls_key: Path | None = Field(None, description="Private key of the server certificate (PEM).")
     max_sessions: int = Field(256, ge=1, le=65536, description="Sessions open at once; each takes locked memory.")
@@ -183,6 +202,11 @@ class ServeConfig(PeerConfig):
     shadow_policy: Path | None = Field(
         None, description="Policy on trial: what it would decide otherwise is logged, and never obeyed."
     )
+    ring_socket: Path | None = Field(
+        None,
+        description="Unix socket that hands shared memory to attested peers on this host: sealed pages then cross "
+        "without gRPC. They may use it or not.",
+    )
     bridge: BridgeKind = Field(
         BridgeKind.ISOLATED,
         description="Where keys and plaintext staging are: a confined process of their own, or this process (weaker).",
@@ -214,17 +238,30 @@ class ServeConfig(PeerConfig):
         "for probes that cannot speak TLS (kubelet).",
     )
     audit: bool = Field(True, description="Keep the audit log in the state directory.")
+    audit_url: str | None = Field(
+        None,
+        description="Keep the audit log in PostgreSQL, postgresql://USER@HOST/DATABASE, instead. A password is better "
+        "given by PAGEGATE_AUDIT_URL than on the command line, where others can read it.",
+    )
+    audit_key: Path | None = Field(
+        None,
+        description="Key file that signs the audit log; writers of one log share it. [default: STATE/audit.key]",
+    )
     log_json: bool = Field(False, description="Write logs as JSON lines with trace ids (SIGHUP reloads it).")
     log_level: LogLevel = Field(LogLevel.INFO, description="Least important log lines to write (SIGHUP reloads it).")
 
-    @field_validator("region", "status_name", mode="before")
+    @field_validator("region", "status_name", "unprotected", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:
         return tuple(value.split()) if isinstance(value, str) else value
 
     def regions(self) -> tuple[RegionSpec, ...]:
         """The regions, parsed. Raises ConfigError."""
-        return tuple(parse_region(text) for text in self.region)
+        specs = tuple(parse_region(text) for text in self.region)
+        unknown = set(self.unprotected) - {spec.name for spec in specs}
+        if unknown:
+            raise ConfigError("REGION", f"--unprotected names no region: {', '.join(sorted(unknown))}")
+        return tuple(replace(spec, protect=spec.name not in self.unprotected) for spec in specs)
 
 
 def load(kind: type[PeerConfig], given: dict[str, Any], file: Path | None) -> PeerConfig:

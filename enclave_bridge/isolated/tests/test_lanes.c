@@ -269,7 +269,7 @@ static void test_arguments_when_null_or_out_of_bounds_are_refused_as_in_process(
   loop_shake_hands(&both);
   eb_transfer *real = account(&both, 1);
   CHECK_STATUS(EB_ERR_ARGUMENT, eb_isolated_open(NULL, NULL, NULL));
-  CHECK_STATUS(EB_ERR_ARGUMENT, eb_bridge_open(&(const eb_bridge_options){1, 1, (const char *)memset(big, 'x', 40), NULL}, &bridge));
+  CHECK_STATUS(EB_ERR_ARGUMENT, eb_bridge_open(&(const eb_bridge_options){.max_sessions = 1, .max_handshakes = 1, .gcm_kernel = memset(big, 'x', 40)}, &bridge));
   memset(big, 0, 40);
   CHECK_STATUS(EB_ERR_ARGUMENT, eb_isolated_pidfd(NULL, &fd));
   CHECK_STATUS(EB_ERR_ARGUMENT, eb_isolated_pidfd(both.bridge, NULL));

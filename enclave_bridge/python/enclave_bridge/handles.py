@@ -89,12 +89,18 @@ def _index(value: int) -> int | None:
 
 
 def _options(
-    backend: Any, max_sessions: int, max_handshakes: int, gcm_kernel: str | None, file_io: str | None
+    backend: Any,
+    max_sessions: int,
+    max_handshakes: int,
+    max_guards: int,
+    gcm_kernel: str | None,
+    file_io: str | None,
 ) -> tuple[Any, Any]:
     """The C options, and the memory that they point at."""
     options = backend.ffi.new("eb_bridge_options *")
     options.max_sessions = _unsigned(max_sessions, _U32_MAX)
     options.max_handshakes = _unsigned(max_handshakes, _U32_MAX)
+    options.max_guards = _unsigned(max_guards, _U32_MAX)
     names = [ffi.NULL if name is None else ffi.new("char[]", name.encode()) for name in (gcm_kernel, file_io)]
     options.gcm_kernel, options.file_io = names
     return options, names
@@ -137,7 +143,7 @@ class Bridge(_Handle):
 
     `gcm_kernel` names the AES-GCM to use (tests and benchmarks: avx512, vaes256, aesni, openssl); None is the
     fastest that this CPU can run. One that it cannot run is an `ARGUMENT` error. So is a `file_io` (io_uring, pread)
-    that cannot be had; None is io_uring where the kernel lets us.
+    that cannot be had; None is io_uring where the kernel lets us. `max_guards` counts sealing keys too.
     """
 
     __slots__ = ()
@@ -151,9 +157,10 @@ class Bridge(_Handle):
         max_handshakes: int = 64,
         gcm_kernel: str | None = None,
         file_io: str | None = None,
+        max_guards: int = 64,
     ) -> None:
         out = ffi.new("eb_bridge **")
-        options, _names = _options(_native, max_sessions, max_handshakes, gcm_kernel, file_io)
+        options, _names = _options(_native, max_sessions, max_handshakes, max_guards, gcm_kernel, file_io)
         check(lib.eb_bridge_open(options, out))
         super().__init__(_native, out[0], "eb_bridge_free")
 
@@ -226,6 +233,7 @@ class IsolatedBridge(Bridge):
         max_sessions: int = 256,
         max_handshakes: int = 64,
         gcm_kernel: str | None = None,
+        max_guards: int = 64,
         lanes: int = 4,
         memory_limit: int = 0,
         program: Path | None = None,
@@ -237,7 +245,7 @@ class IsolatedBridge(Bridge):
         isolated.program = path
         out = _isolated.ffi.new("eb_bridge **")
         # Requests of io_uring pass a system call filter by, so the process has none.
-        options, _names = _options(_isolated, max_sessions, max_handshakes, gcm_kernel, "pread")
+        options, _names = _options(_isolated, max_sessions, max_handshakes, max_guards, gcm_kernel, "pread")
         check(_isolated.lib.eb_isolated_open(options, isolated, out))
         _Handle.__init__(self, _isolated, out[0], "eb_bridge_free")
 

@@ -125,8 +125,10 @@ def command(**options: Any) -> None:
             click.echo(f"status page at {page.url}")
         _tend(server, signals, policy, certificate, settings, upkeep)
         _log.info("draining, %d calls under way; a second signal stops at once", server.gate.live)
-        drained = server.stop(settings.config.drain_seconds, hurry=signals.hurry)
+        drained = server.finish(settings.config.drain_seconds, signals.hurry)
         _log.info("stopped, %s", "every call had ended" if drained else "calls under way were cut off")
+    # After those who read its tables.
+    server.stop(0.0)
     if audit is not None:
         audit.close()
     telemetry.shutdown()
@@ -156,7 +158,13 @@ def _open_audit(config: ServeConfig) -> AuditLog | None:
     if not config.audit:
         return None
     config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return AuditLog.open(config.state / "audit.sqlite", signing_key_path=config.state / "audit.key")
+    own_key = config.state / "audit.key"
+    return AuditLog.open(
+        config.audit_url or config.state / "audit.sqlite",
+        signing_key_path=config.audit_key or own_key,
+        # Beside this server's own state, also when the key is a secret that it can only read.
+        head_path=own_key.with_name("audit.key.head"),
+    )
 
 
 def _audit_event(audit: AuditLog, memory: EventMemory, event: ServerEvent) -> None:

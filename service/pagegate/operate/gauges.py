@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+
+from pagegate.evidence.model import Verdict
 from pagegate.operate.reloads import Reloads
 from pagegate.server import Server
 from pagegate.telemetry import Tracing
+
+CHIP_DIGITS = 16
+"""Of a chip id's 128: enough to tell the chips of a fleet apart, and to find one in the audit log."""
 
 
 class Gauges:
@@ -16,6 +23,7 @@ class Gauges:
         self._telemetry = telemetry
         self._simulated_allowed = simulated_allowed
         self._sessions = {True: 0, False: 0}
+        self._peers: Counter[tuple[tuple[str, str], ...]] = Counter()
 
     def publish(self) -> None:
         """Sets every gauge to what is true now."""
@@ -46,12 +54,17 @@ class Gauges:
         """An up-down counter, so what counts is the difference to the last time."""
         self._server.sessions.sweep()
         now = {True: 0, False: 0}
+        peers: Counter[tuple[tuple[str, str], ...]] = Counter()
         for live in self._server.sessions:
             now[live.established.simulated] += 1
+            peers[_peer(live.verdict)] += 1
         for simulated, number in now.items():
             labels: dict[str, str | bool] = {"pagegate.role": "server", "pagegate.simulated": simulated}
             self._telemetry.count("pagegate.sessions.live", number - self._sessions[simulated], labels)
         self._sessions = now
+        for peer in {*self._peers, *peers}:
+            self._telemetry.count("pagegate.peers", peers[peer] - self._peers[peer], dict(peer))
+        self._peers = peers
 
     def _regions(self) -> None:
         staged = self._server.staged()
@@ -70,3 +83,16 @@ class Gauges:
             "pagegate.bridge.libcrypto": info.libcrypto,
         }
         self._telemetry.record("pagegate.bridge.info", 1, labels)
+
+
+def _peer(verdict: Verdict) -> tuple[tuple[str, str], ...]:
+    """What tells a believed peer's machine: a fleet has few, so the series stay few."""
+    details = verdict.claims.details if verdict.claims else {}
+    tcb = details.get("reported_tcb")
+    parts = tcb.items() if isinstance(tcb, Mapping) else ()
+    return (
+        ("pagegate.evidence.product", str(details.get("product") or "")),
+        ("pagegate.identity", verdict.identity or ""),
+        ("pagegate.platform.id", verdict.claims.platform_id[:CHIP_DIGITS] if verdict.claims else ""),
+        ("pagegate.tcb", " ".join(f"{part} {version}" for part, version in parts if isinstance(version, int))),
+    )

@@ -41,6 +41,11 @@ class Reloads:
         """None for what this server does not have (TLS, a configuration file)."""
         return self._standing.get(what)
 
+    def problem(self, what: str) -> str:
+        """Why the newest is not in force; empty when it is, or when there is none."""
+        standing = self._standing.get(what)
+        return standing.problem if standing else ""
+
     def loaded(self, what: str, said: str, *, changed: bool = True) -> None:
         """The newest is in force. `said` is for the operator; `changed` is false when it equals the former."""
         before = self._standing[what]
@@ -50,7 +55,7 @@ class Reloads:
 
     def refused(self, what: str, error: PagegateError) -> None:
         """The newest is not usable. Said once for each reason, not at every look."""
-        if self._standing[what].problem == str(error):
+        if self.problem(what) == str(error):
             return
         self._standing[what] = replace(self._standing[what], problem=str(error))
         _log.error("%s not reloaded, the former one stays in force: %s", what, error)

@@ -122,7 +122,6 @@ class ServerSource:
         """See StatusSource.status."""
         server = self._server
         info = server.bridge_info
-        standing = self._reloads.standing("policy")
         refused, refusals = self._memory.refusals()
         server.sessions.sweep()
         staged = server.staged()
@@ -137,7 +136,10 @@ class ServerSource:
             simulated=server.platform.simulated,
             policy=self._policy,
             policy_digest=self._policy_digest(),
-            policy_problem=standing.problem if standing else "",
+            policy_problem=self._reloads.problem("policy"),
+            other_problems=tuple(
+                f"{what}: {problem}" for what in ("tls", "config") if (problem := self._reloads.problem(what))
+            ),
             bridge=", ".join((info.backend, *info.hardening, info.gcm_kernel, info.memory, info.libcrypto)),
             sessions=tuple(_session(live) for live in server.sessions),
             sessions_total=server.sessions.total,
@@ -191,6 +193,12 @@ def _session(live: LiveSession) -> SessionStatus:
     )
 
 
+def _protection(region: Region) -> str:
+    if region.fault:
+        return f", TAMPERED: {region.fault}"
+    return ", page MACs" if region.protected else ", no page MACs"
+
+
 def _region(region: Region, staged: tuple[int, int], committed_at: datetime | None) -> RegionStatus:
     spec = region.spec
     return RegionStatus(
@@ -198,7 +206,7 @@ def _region(region: Region, staged: tuple[int, int], committed_at: datetime | No
         spec.base_gpa,
         spec.pages,
         region.generation,
-        "memfd" if spec.directory is None else f"file {spec.directory}",
+        ("memfd" if spec.directory is None else f"file {spec.directory}") + _protection(region),
         committed_at,
         *staged,
     )

@@ -16,7 +16,8 @@ from pagegate.handshake.model import HANDSHAKE_TIMEOUT_S, Established
 from pagegate.handshake.server import ServerHandshake
 from pagegate.rpc import errors
 from pagegate.rpc.events import Observer, ServerEvent, trace_id
-from pagegate.telemetry import Span, Tracing, rpc_attributes
+from pagegate.rpc.spans import call_span
+from pagegate.telemetry import Span, Tracing
 from pagegate.transfer.session import SessionTable
 from pagegate.v1 import attestation_pb2 as pb
 from pagegate.v1 import attestation_pb2_grpc as pb_grpc
@@ -59,19 +60,13 @@ class AttestationServicer(pb_grpc.AttestationServicer):
         started = time.monotonic()
         parent = self._telemetry.extract(context.invocation_metadata())
         try:
-            with self._telemetry.span(
-                METHOD,
-                rpc_attributes(METHOD),
-                kind="server",
-                parent=parent,
-            ) as span:
+            with call_span(self._telemetry, METHOD, "server", parent) as span:
                 try:
                     self._claim_slot()
                     try:
-                        yield from self._handshake(_Steps(request_iterator, self._timeout_s), peer)
+                        yield from self._handshake(_Steps(request_iterator, self._timeout_s), peer, started)
                     finally:
                         self._free_slot()
-                    self._took(started, "ok")
                 except PagegateError as error:
                     self._took(started, "refused")
                     span.set(_checks(error))
@@ -100,24 +95,21 @@ class AttestationServicer(pb_grpc.AttestationServicer):
         with self._lock:
             self._live -= 1
 
-    def _handshake(self, steps: _Steps, peer: str) -> Iterator[pb.AttestResponse]:
+    def _handshake(self, steps: _Steps, peer: str, started: float) -> Iterator[pb.AttestResponse]:
         handshake = self._new_handshake()
         try:
             hello = steps.next("client_hello").client_hello
-            with self._telemetry.span("pagegate.server.evidence"):
-                answer = handshake.answer(hello)
+            answer = handshake.answer(hello)
             yield pb.AttestResponse(
                 server_evidence=pb.ServerEvidence(server_hello=answer.server_hello, evidence=answer.evidence)
             )
             proof = steps.next("client_evidence").client_evidence
-            with self._telemetry.span("pagegate.server.appraise") as span:
-                grant, established = handshake.confirm(proof.evidence, proof.client_finished)
-                span.set(
-                    {"pagegate.identity": established.peer.identity or "", "pagegate.simulated": established.simulated}
-                )
+            grant, established = handshake.confirm(proof.evidence, proof.client_finished)
             # The log first: a grant that cannot be recorded is not given.
             self._accepted(peer, established)
             self._sessions.add(established, peer)
+            # Before the last message: a client may go away as soon as it has that.
+            self._took(started, "ok")
             yield pb.AttestResponse(
                 server_finished=pb.ServerFinished(parameters=grant.parameters, server_finished=grant.finished)
             )

@@ -55,7 +55,7 @@ class RegionStatus:
     generation: int
     """Committed generation; 0 before the first commit."""
     backing: str
-    """"memfd", "file ...", ..."""
+    """"memfd, page MACs", "file ..., no page MACs", ..."""
     committed_at: datetime | None = None
     staged_pages: int = 0
     """Pages verified and waiting for their commit."""
@@ -112,6 +112,8 @@ class ServerStatus:
     """SHA-256, hex."""
     policy_problem: str = ""
     """Why a newer policy file is not in force; empty when the newest is."""
+    other_problems: tuple[str, ...] = ()
+    """What else was to be loaded again and is not in force, each with its reason: certificate, options."""
     bridge: str = ""
     """Backend, kernel and kind of secret memory."""
     sessions: tuple[SessionStatus, ...] = ()

@@ -33,6 +33,7 @@ def status_json(status: ServerStatus, traces: Sequence[TraceRecord]) -> dict[str
             "policy": status.policy,
             "policy_digest": status.policy_digest,
             "policy_problem": status.policy_problem,
+            "other_problems": list(status.other_problems),
             "bridge": status.bridge,
         },
         "simulated_sessions": sum(session.simulated for session in status.sessions),

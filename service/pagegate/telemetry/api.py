@@ -77,6 +77,7 @@ class Tracing(Protocol):
         *,
         nanoseconds: int,
         parent: TraceContext | None = None,
+        links: Sequence[TraceContext] = (),
     ) -> None:
         """A child of `parent`, else of the current span, that ended now and took `nanoseconds`, measured elsewhere (in C)."""
         ...

@@ -63,6 +63,7 @@ class _NoTelemetry:
         *,
         nanoseconds: int,
         parent: TraceContext | None = None,
+        links: Sequence[TraceContext] = (),
     ) -> None:
         return None
 

@@ -22,7 +22,6 @@ RPC_SPAN_PREFIXES: Final = ("pagegate.v1.", "grpc.")
 
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 FINE_SECONDS: Final = (1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 5e-2)
-PAGES: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
 
 class Instrument(StrEnum):
@@ -138,25 +137,17 @@ _SPANS: Final = (
     SpanName("pagegate.client.appraise", "internal", "Client appraises the server's evidence."),
     SpanName("pagegate.client.send", "internal", "One transfer, from first page to receipt."),
     SpanName("pagegate.client.receive", "internal", "One read of a region."),
-    SpanName("pagegate.client.seal", "internal", "Client's bridge seals a batch of pages."),
-    SpanName("pagegate.client.open", "internal", "Client's bridge opens a batch it read."),
-    SpanName("pagegate.client.commit", "internal", "Client asks for the commit and checks its receipt."),
-    SpanName("pagegate.server.attest", "internal", "Server's side of the handshake."),
     SpanName("pagegate.server.evidence", "internal", "Server asks its platform for a report."),
-    SpanName("pagegate.server.endorse", "internal", "Certificates and revocation list are found."),
     SpanName("pagegate.server.appraise", "internal", "Server appraises the client's evidence."),
-    SpanName("pagegate.server.batch", "internal", "Server takes one batch: open, verify, stage."),
-    SpanName("pagegate.server.open", "internal", "Server's bridge opens and verifies pages into staging."),
-    SpanName("pagegate.server.seal", "internal", "Server's bridge seals pages for a reader."),
-    SpanName("pagegate.server.stage", "internal", "Verified pages are written to the new generation."),
     SpanName("pagegate.server.commit", "internal", "The new generation becomes visible."),
     SpanName("pagegate.appraise.endorsements", "internal", "Endorsements are gathered for an appraisal."),
     SpanName("pagegate.appraise.signature", "internal", "The report's signature is verified."),
     SpanName("pagegate.appraise.chain", "internal", "The certificate chain and revocation lists are verified."),
     SpanName("pagegate.appraise.policy", "internal", "Dates, revocation and claims are held against the policy."),
-    SpanName("pagegate.bridge.seal", "internal", "Time inside the bridge, measured in C."),
-    SpanName("pagegate.bridge.open", "internal", "Time inside the bridge, measured in C."),
-    SpanName("pagegate.bridge.derive", "internal", "Key agreement and derivation, measured in C."),
+    SpanName("pagegate.bridge.seal", "internal", "The bridge seals a batch: timed in C, linked to its transfer."),
+    SpanName(
+        "pagegate.bridge.open", "internal", "The bridge opens a batch into staging: timed in C, linked to its transfer."
+    ),
     SpanName("pagegate.host.event", "internal", "The kernel told of something about SEV-SNP; it has no duration."),
     SpanName("pagegate.reload", "internal", "Policy, certificate or options are loaded again."),
 )
@@ -206,6 +197,13 @@ _METRICS: Final = (
         ("pagegate.role", "pagegate.simulated"),
     ),
     Metric(
+        "pagegate.peers",
+        Instrument.UP_DOWN_COUNTER,
+        "{session}",
+        "Open sessions by the peer's machine: its chip (the first 16 digits of its id) and reported TCB.",
+        ("pagegate.evidence.product", "pagegate.identity", "pagegate.platform.id", "pagegate.tcb"),
+    ),
+    Metric(
         "pagegate.handshake.duration",
         Instrument.HISTOGRAM,
         "s",
@@ -229,12 +227,11 @@ _METRICS: Final = (
         ("pagegate.mode", "pagegate.region"),
         SECONDS,
     ),
-    Metric("pagegate.batch.size", Instrument.HISTOGRAM, "{page}", "Pages in a batch.", ("pagegate.direction",), PAGES),
     Metric(
         "pagegate.bridge.duration",
         Instrument.HISTOGRAM,
         "s",
-        "Time inside the bridge, measured in C.",
+        "A batch inside the bridge, timed in C: the first 4 of a stream, then each 32nd.",
         ("pagegate.bridge.operation",),
         FINE_SECONDS,
     ),

@@ -161,7 +161,7 @@ class Telemetry:
             context=None if parent is None else _to_otel(parent),
             kind=_KINDS[kind],
             attributes=self._guard.attributes(attributes),
-            links=[otel.Link(_span_context(link)) for link in links[:MAX_ITEMS]],
+            links=_links(links),
         )
         return _LiveSpan(started, self._guard)
 
@@ -172,6 +172,7 @@ class Telemetry:
         *,
         nanoseconds: int,
         parent: TraceContext | None = None,
+        links: Sequence[TraceContext] = (),
     ) -> None:
         """See Tracing.timed_span."""
         self._guard.span(name)
@@ -180,6 +181,7 @@ class Telemetry:
             name,
             context=None if parent is None else _to_otel(parent),
             attributes=self._guard.attributes(attributes),
+            links=_links(links),
             start_time=end - max(0, nanoseconds),
         ).end(end)
 
@@ -309,6 +311,10 @@ def _instruments(meters: MeterProvider) -> Mapping[str, object]:
                 row.name, row.unit, row.meaning, explicit_bucket_boundaries_advisory=row.boundaries
             )
     return made
+
+
+def _links(links: Sequence[TraceContext]) -> list[otel.Link]:
+    return [otel.Link(_span_context(link)) for link in links[:MAX_ITEMS]]
 
 
 def _span_context(context: TraceContext) -> SpanContext:

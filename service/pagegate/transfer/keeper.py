@@ -36,18 +36,20 @@ class BridgeKeeper:
         *,
         max_sessions: int,
         max_handshakes: int,
+        max_guards: int = 64,
         changed: Callable[[bool], None],
     ) -> None:
         """`changed(False)` is called when the bridge has died, before any other is there; `changed(True)` when
-        there is another. Raises BridgeError: the first bridge cannot be had; a server does not start without one.
+        there is another (`opened`), before anybody gets it as `current`. Raises BridgeError: the first bridge cannot be had; a server does not start without one.
         """
         self._kind = kind
         self._max_sessions = max_sessions
         self._max_handshakes = max_handshakes
+        self._max_guards = max_guards
         self._changed = changed
-        self._bridge: eb.Bridge | None
-        self._bridge, self.info = self._open_first()
-        """Of the bridge opened last."""
+        self.opened, self.info = self._open_first()
+        """The bridge opened last, and what it was found to be."""
+        self._bridge: eb.Bridge | None = self.opened
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         if kind is BridgeKind.ISOLATED:
@@ -57,7 +59,7 @@ class BridgeKeeper:
 
     def _open(self) -> tuple[eb.Bridge, eb.BridgeInfo]:
         kind = eb.IsolatedBridge if self._kind is BridgeKind.ISOLATED else eb.Bridge
-        bridge = kind(max_sessions=self._max_sessions, max_handshakes=self._max_handshakes)
+        bridge = kind(max_sessions=self._max_sessions, max_handshakes=self._max_handshakes, max_guards=self._max_guards)
         return bridge, bridge.info
 
     def _open_first(self) -> tuple[eb.Bridge, eb.BridgeInfo]:
@@ -115,13 +117,14 @@ class BridgeKeeper:
     def _start_another(self, delay: float) -> float:
         while not self._stopped.wait(delay):
             try:
-                self._bridge, self.info = self._open()
+                self.opened, self.info = self._open()
             except eb.BridgeStatusError as error:
                 delay = min(_LONGEST_DELAY_S, max(_FIRST_DELAY_S, delay * 2))
                 _log.error("no bridge could be started (%s); next attempt in %.2f s", error, delay)
                 continue
-            _log.warning("another bridge process serves; peers attest again")
             self._changed(True)
+            self._bridge = self.opened
+            _log.warning("another bridge process serves; peers attest again")
             break
         return delay
 

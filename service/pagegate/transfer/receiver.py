@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import enclave_bridge as eb
 from pagegate.errors import TransferError
+from pagegate.telemetry import TraceContext
 from pagegate.transfer import macs
 from pagegate.transfer.faults import transfer_faults
 from pagegate.transfer.region import Region
@@ -53,6 +54,8 @@ class Receiver:
         self.delta = delta
         self.batches = 0
         self.receipt: Receipt | None = None
+        self.began: TraceContext | None = None
+        """The hop in which the first stream of this transfer ran; None without telemetry."""
         self.touched_at = time.monotonic()
         self._lock = threading.Lock()
         self._transfer = region.begin(bridge, transfer_id, delta=delta)
@@ -87,14 +90,17 @@ class Receiver:
         """True while a stream drives it."""
         return self._lock.locked()
 
-    def batch(self, session: eb.Session, number: int, records: memoryview | bytes) -> eb.OpenResult:
+    def batch(self, session: eb.Session, number: int, records: memoryview | bytes | eb.ChannelRecords) -> eb.OpenResult:
         """Verifies and stages one batch. A failure ends the stream; what was staged stays invisible."""
         if number != self.batches:
             raise TransferError(
                 "BATCH_OUT_OF_ORDER", f"batch {number} came where {self.batches} was due; resume the transfer"
             )
         with transfer_faults():
-            result = session.open(self._transfer, records)
+            if isinstance(records, eb.ChannelRecords):
+                result = records.open(session, self._transfer)
+            else:
+                result = session.open(self._transfer, records)
         self.batches += 1
         return result
 

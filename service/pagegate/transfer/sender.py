@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from typing_extensions import Buffer
 
 import enclave_bridge as eb
 from pagegate.errors import TransferError
@@ -18,6 +21,20 @@ SealHook = Callable[[int, int], None]
 """Called with pages sealed and the nanoseconds the bridge took."""
 
 
+class PageSink(Protocol):
+    """Where batches are sealed into directly: shared memory."""
+
+    def seal(
+        self, session: eb.Session, transfer: eb.Transfer, *, region: int, first_gpa: int, plain: Buffer, number: int
+    ) -> eb.SealResult:
+        """Seals and sends one batch. Raises TransferError."""
+        ...
+
+    def put_records(self, number: int, records: bytes) -> None:
+        """Sends a batch that is sealed. Raises TransferError."""
+        ...
+
+
 class Sender:
     """What survives a broken stream: the transfer's id, its tags in the bridge, and how far the server is."""
 
@@ -30,7 +47,6 @@ class Sender:
         first_gpa: int | None = None,
         delta: bool = False,
         progress: Progress | None = None,
-        sealed: SealHook | None = None,
     ) -> None:
         """Raises TransferError OUT_OF_RANGE when the source does not fit the region."""
         start = region.base_gpa if first_gpa is None else first_gpa
@@ -49,7 +65,6 @@ class Sender:
         self._plain = source.open(bridge) if isinstance(source, FileSource) else source
         self._first_gpa = start
         self._progress = progress
-        self._sealed = sealed
         self._transfer = bridge.transfer(
             self.transfer_id, region=region.number, base_gpa=region.base_gpa, pages=region.pages
         )
@@ -73,8 +88,13 @@ class Sender:
             self._acked = batches
             self._stopped = False
 
-    def batches(self, established: Established) -> Iterator[tuple[int, bytes]]:
-        """Sealed batches from where the server is, at most `max_batches_in_flight` ahead of it."""
+    def batches(
+        self, established: Established, sealed: SealHook | None = None, sink: PageSink | None = None
+    ) -> Iterator[tuple[int, bytes | None]]:
+        """Sealed batches from where the server is, at most `max_batches_in_flight` ahead of it.
+
+        With a sink they are sealed into it; what is yielded is then None, and already on its way.
+        """
         step = established.limits.max_batch_pages
         window = established.limits.max_batches_in_flight
         first_number = self._acked
@@ -85,16 +105,18 @@ class Sender:
                     return
             first = number * step
             count = min(step, self.pages - first)
-            records, result = self._seal(established.session, first, count)
-            if self._sealed is not None:
-                self._sealed(count, result.nanoseconds)
+            records, result = self._seal(established.session, first, count, number, sink)
+            if sealed is not None:
+                sealed(count, result.nanoseconds)
             yield number, records
 
-    def _seal(self, session: eb.Session, first: int, count: int) -> tuple[bytes, eb.SealResult]:
+    def _seal(
+        self, session: eb.Session, first: int, count: int, batch: int, sink: PageSink | None
+    ) -> tuple[bytes | None, eb.SealResult]:
         number, gpa = self.region.number, self._first_gpa + first * eb.PAGE_SIZE
         with transfer_faults():
             if isinstance(self._plain, eb.Source):
-                return session.seal_from(
+                records, result = session.seal_from(
                     self._transfer,
                     region=number,
                     first_gpa=gpa,
@@ -102,7 +124,14 @@ class Sender:
                     offset=first * eb.PAGE_SIZE,
                     length=count * eb.PAGE_SIZE,
                 )
-            return session.seal(self._transfer, region=number, first_gpa=gpa, plain=self._plain.read(first, count))
+                if sink is None:
+                    return records, result
+                sink.put_records(batch, records)
+                return None, result
+            plain = self._plain.read(first, count)
+            if sink is None:
+                return session.seal(self._transfer, region=number, first_gpa=gpa, plain=plain)
+            return None, sink.seal(session, self._transfer, region=number, first_gpa=gpa, plain=plain, number=batch)
 
     def commit(self, session: eb.Session) -> bytes:
         """MAC over what was sent."""

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import grpc
 import pytest
@@ -17,6 +18,7 @@ import enclave_bridge as eb
 from pagegate.client import Client
 from pagegate.errors import BridgeError, HandshakeError, TransferError
 from pagegate.handshake.model import Limits
+from pagegate.platforms.sealing import file_key
 from pagegate.server import Server
 from pagegate.transfer.keeper import BridgeKeeper, BridgeKind
 
@@ -111,14 +113,46 @@ def test_send_when_the_bridge_is_killed_again_and_again_ends(client: Client, ser
 
 
 def test_page_and_read_when_the_bridge_was_killed_before_them_attest_again(client: Client, server: Server) -> None:
+    base = client.session.regions["disk"].base_gpa
+    client.send("disk", b"a" * SIZE)
+    assert client.send_page("disk", base, b"b" * 4096) == 2
+    former = kill(server)
+    until(lambda: restarted(server, former), "no bridge came back")
+    assert client.send_page("disk", base + 4096, b"c" * 4096) == 3
+    former = kill(server)
+    until(lambda: restarted(server, former), "no bridge came back")
+    assert client.read("disk")[0] == b"b" * 4096 + b"c" * 4096 + b"a" * (SIZE - 8192)
+
+
+def test_memory_region_when_its_page_macs_died_is_refused_until_sent_again(client: Client, server: Server) -> None:
     client.send("book", b"a" * SIZE)
-    assert client.send_page("book", 1 << 32, b"b" * 4096) == 2
     former = kill(server)
     until(lambda: restarted(server, former), "no bridge came back")
-    assert client.send_page("book", (1 << 32) + 4096, b"c" * 4096) == 3
+    for use in (
+        lambda: client.read("book"),
+        lambda: client.send_page("book", 1 << 32, b"b" * 4096),
+        lambda: client.send("book", b"b" * 4096, mode="delta"),
+    ):
+        with pytest.raises(TransferError, match="REGION_LOST"):
+            use()
+    assert not server.regions.by_name("book").writing
+    client.send("book", b"c" * SIZE)
+    assert client.read("book")[0] == b"c" * SIZE
+
+
+def test_file_region_when_its_page_macs_are_sealed_outlives_the_bridge(
+    serve: Callable[..., Server], connect: Callable[..., Client], tmp_path: Path
+) -> None:
+    server = serve(sealing=file_key(tmp_path / "sealing.key"))
+    client = connect(server)
+    base = client.session.regions["disk"].base_gpa
+    assert server.regions.by_name("disk").protected
+    client.send("disk", b"a" * SIZE)
+    client.send_page("disk", base, b"b" * 4096)
     former = kill(server)
     until(lambda: restarted(server, former), "no bridge came back")
-    assert client.read("book")[0] == b"b" * 4096 + b"c" * 4096 + b"a" * (SIZE - 8192)
+    assert client.read("disk")[0] == b"b" * 4096 + b"a" * (SIZE - 4096)
+    assert client.send_page("disk", base, b"c" * 4096) == 3
 
 
 def test_sessions_when_the_bridge_is_killed_are_over(client: Client, server: Server) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,18 @@ class Collector:
             for metric in scope["metrics"]
         }
 
+    def exemplars(self) -> dict[str, set[str]]:
+        """Trace ids by metric, from the exemplars of its data points."""
+        found: dict[str, set[str]] = {}
+        for line in self._lines():
+            for group in line.get("resourceMetrics", []):
+                for scope in group["scopeMetrics"]:
+                    for metric in scope["metrics"]:
+                        for point in metric.get("histogram", {}).get("dataPoints", []):
+                            traces = {one["traceId"] for one in point.get("exemplars", [])}
+                            found.setdefault(metric["name"], set()).update(traces)
+        return found
+
     def _lines(self) -> list[dict[str, Any]]:
         text = self.file.read_text(encoding="utf-8") if self.file.exists() else ""
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
@@ -75,7 +88,9 @@ def collector_binary() -> Path:
         pytest.skip(message)
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pagegate"
     cache.mkdir(parents=True, exist_ok=True)
-    binary = cache / "test-collector"
+    # Named by its sources: worktrees of different states share the cache.
+    sources = b"".join((SOURCE / name).read_bytes() for name in ("go.mod", "go.sum", "main.go"))
+    binary = cache / f"test-collector-{sha256(sources).hexdigest()[:12]}"
     subprocess.run(
         [go, "build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", str(binary), "."],
         cwd=SOURCE,

@@ -1,94 +1,194 @@
-"""Two real processes, a real call between them, and a real OpenTelemetry Collector that saw one trace."""
+"""A trading service, a real server, a real transfer between them, and a real OpenTelemetry Collector that saw one trace."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pagegate.demo.run import CLIENT_WORKLOAD, POLICY, SERVER_WORKLOAD
+from pagegate.platforms.simulated import SimulatedRoot, measurement_of
 from pagegate.telemetry.receiver import OtlpReceiver
 
 pytestmark = pytest.mark.timeout(900)  # the first run builds the Collector
 
-PEER = Path(__file__).with_name("peer.py")
-CALL = "pagegate.v1.PageTransfer/TransferPages"
-TREE = {
+TRADER = Path(__file__).with_name("trader.py")
+ATTEST, PAGES = "pagegate.v1.Attestation/Attest", "pagegate.v1.PageTransfer/TransferPages"
+INTERNAL, SERVER, CLIENT = 1, 2, 3
+OURS, TRADING, THEIRS = "pagegate-client", "trading-service", "pagegate-server"
+STAGES = ("endorsements", "chain", "signature", "policy")
+BATCHES = 3
+
+ROOT = (TRADING, "publish order book", INTERNAL)
+SEND = (OURS, "pagegate.client.send", INTERNAL)
+HANDSHAKE = (OURS, "pagegate.client.attest", INTERNAL)
+ASKED, ANSWERED = (OURS, ATTEST, CLIENT), (THEIRS, ATTEST, SERVER)
+JUDGED, JUDGES = (THEIRS, "pagegate.server.appraise", INTERNAL), (OURS, "pagegate.client.appraise", INTERNAL)
+SENT, TAKEN = (OURS, PAGES, CLIENT), (THEIRS, PAGES, SERVER)
+HANDSHAKE_TREE = {
     # (service, span, kind): (service, span, kind) of its parent
-    ("trading-service", "pagegate.client.send", 1): None,
-    ("trading-service", "pagegate.client.seal", 1): ("trading-service", "pagegate.client.send", 1),
-    ("trading-service", "pagegate.bridge.seal", 1): ("trading-service", "pagegate.client.seal", 1),
-    ("trading-service", CALL, 3): ("trading-service", "pagegate.client.send", 1),
-    ("pagegate-server", CALL, 2): ("trading-service", CALL, 3),
-    ("pagegate-server", "pagegate.server.open", 1): ("pagegate-server", CALL, 2),
-    ("pagegate-server", "pagegate.bridge.open", 1): ("pagegate-server", "pagegate.server.open", 1),
-    ("pagegate-server", "pagegate.server.commit", 1): ("pagegate-server", CALL, 2),
+    HANDSHAKE: SEND,
+    ASKED: HANDSHAKE,
+    ANSWERED: ASKED,
+    (THEIRS, "pagegate.server.evidence", INTERNAL): ANSWERED,
+    JUDGES: ASKED,
+    **{(OURS, f"pagegate.appraise.{stage}", INTERNAL): JUDGES for stage in STAGES},
+    (OURS, "pagegate.client.evidence", INTERNAL): ASKED,
+    JUDGED: ANSWERED,
+    **{(THEIRS, f"pagegate.appraise.{stage}", INTERNAL): JUDGED for stage in STAGES},
 }
+TREE = {
+    ROOT: None,
+    SEND: ROOT,
+    **HANDSHAKE_TREE,
+    SENT: SEND,
+    (OURS, "pagegate.bridge.seal", INTERNAL): SENT,
+    TAKEN: SENT,
+    (THEIRS, "pagegate.bridge.open", INTERNAL): TAKEN,
+    (THEIRS, "pagegate.server.commit", INTERNAL): TAKEN,
+}
+REFUSED_TREE = {SEND: ROOT, **HANDSHAKE_TREE}
+# Each side looks at the chain twice (certificates, then the list); a batch is a span on each side.
+SPANS = len(TREE) + 2 + 2 * (BATCHES - 1)
+
+Publish = Callable[..., str]
 
 
-def run_peers(endpoint: str, protocol: str, *, ratio: float = 1.0, refuse: bool = False) -> str:
-    """Runs server and client to their ends; returns the id of the client's trace."""
-    command = [sys.executable, str(PEER)]
-    common = [endpoint, protocol, str(ratio)]
-    with subprocess.Popen([*command, "server", *common], stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        port = server.stdout.readline().strip()
-        client = subprocess.run(
-            [*command, "client", *common, port, "refuse" if refuse else "send"],
-            stdout=subprocess.PIPE,
-            text=True,
-            timeout=60,
-            check=True,
-        )
-        assert server.wait(timeout=60) == 0
-    return client.stdout.strip()
+@pytest.fixture
+def site(tmp_path: Path, simulated_root: SimulatedRoot) -> Path:
+    """A policy in a directory."""
+    measured = {
+        "server": measurement_of(SERVER_WORKLOAD.encode()).hex(),
+        "client": measurement_of(CLIENT_WORKLOAD.encode()).hex(),
+    }
+    (tmp_path / "policy.yaml").write_text(POLICY.format(region="book", **measured))
+    return tmp_path
 
 
-def tree(spans) -> dict:
+@pytest.fixture
+def publish(site: Path, simulated_root: SimulatedRoot) -> Publish:
+    """publish(grpc, endpoint, ...): runs `pagegate serve` and the trading service to their ends; gives the trace's id."""
+
+    @contextmanager
+    def serving(endpoint: str, ratio: float):
+        flags = [f"--simulated-workload={SERVER_WORKLOAD}", "--region=book=4MiB@0x100000000", "--listen=127.0.0.1:0"]
+        flags += ["--platform=simulated", "--allow-simulated", "--offline", f"--state-dir={site / 'server'}"]
+        flags += [f"--simulated-root={simulated_root._directory}", f"--policy={site / 'policy.yaml'}"]
+        flags += [f"--otlp-endpoint={endpoint}", f"--sample-ratio={ratio}"]
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        with (site / "serve.log").open("w") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pagegate", "serve", *flags],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=environment,
+            )
+            assert process.stdout is not None
+            try:
+                line = process.stdout.readline()
+                assert line.startswith("listening on "), (site / "serve.log").read_text()
+                yield line.strip().removeprefix("listening on ")
+            finally:
+                process.send_signal(signal.SIGTERM)
+                process.communicate(timeout=60)
+
+    def run(
+        grpc: str, endpoint: str = "", protocol: str = "grpc", *, ratio: float = 1.0, workload: str = CLIENT_WORKLOAD
+    ) -> str:
+        with serving(grpc, ratio) as address:
+            command = [sys.executable, str(TRADER), grpc, endpoint or grpc, protocol, str(ratio), address, "book"]
+            command += [str(BATCHES << 20), workload, str(site / "client"), str(simulated_root._directory)]
+            done = subprocess.run(
+                [*command, str(site / "policy.yaml")], stdout=subprocess.PIPE, text=True, timeout=120, check=False
+            )
+        assert done.returncode == (workload != CLIENT_WORKLOAD)
+        return done.stdout.strip()
+
+    return run
+
+
+def tree(spans: list[dict[str, Any]]) -> dict[Any, Any]:
     by_id = {span["spanId"]: (span["service"], span["name"], span["kind"]) for span in spans}
     return {by_id[span["spanId"]]: by_id.get(span.get("parentSpanId", "")) for span in spans}
 
 
+def texts(attributes: list[dict[str, Any]]) -> dict[str, str]:
+    return {item["key"]: item["value"].get("stringValue", "") for item in attributes}
+
+
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
-def test_collector_when_two_processes_export_then_has_one_trace_with_both_ends(collector, protocol):
-    trace_id = run_peers(collector.grpc if protocol == "grpc" else collector.http, protocol)
-    assert tree(collector.wait_for_spans(trace_id, len(TREE))) == TREE
-    assert "pagegate.pages" in collector.metrics()
+def test_collector_when_a_service_publishes_then_has_one_trace_from_its_own_span_to_the_commit(
+    collector, publish: Publish, protocol: str
+) -> None:
+    endpoint = collector.grpc if protocol == "grpc" else collector.http
+    trace_id = publish(collector.grpc, endpoint, protocol)
+    assert tree(collector.wait_for_spans(trace_id, SPANS)) == TREE
+    assert {"pagegate.pages", "pagegate.ready", "rpc.server.call.duration"} <= collector.metrics()
 
 
-def test_collector_when_bridge_time_is_measured_in_c_then_span_lasts_as_long(collector):
-    trace_id = run_peers(collector.grpc, "grpc")
-    spans = {span["name"]: span for span in collector.wait_for_spans(trace_id, len(TREE))}
-    bridge = spans["pagegate.bridge.open"]
-    assert int(bridge["endTimeUnixNano"]) - int(bridge["startTimeUnixNano"]) == 5_000
+def test_collector_when_batches_cross_then_each_is_linked_to_its_transfer_and_timed_in_c(
+    collector, publish: Publish
+) -> None:
+    spans = collector.wait_for_spans(publish(collector.grpc), SPANS)
+    ids = {(span["service"], span["name"], span["kind"]): span["spanId"] for span in spans}
+    for name, transfer in (("pagegate.bridge.seal", SEND), ("pagegate.bridge.open", TAKEN)):
+        batches = [span for span in spans if span["name"] == name]
+        assert len(batches) == BATCHES
+        assert [[link["spanId"] for link in span["links"]] for span in batches] == [[ids[transfer]]] * BATCHES
+        assert all(int(span["endTimeUnixNano"]) > int(span["startTimeUnixNano"]) for span in batches)
 
 
-def test_collector_when_refused_and_sampled_out_then_whole_trace_comes_with_its_reason(collector):
-    trace_id = run_peers(collector.grpc, "grpc", ratio=0.0, refuse=True)
-    spans = collector.wait_for_spans(trace_id, len(TREE))
-    assert tree(spans) == TREE
-    (opened,) = [span for span in spans if span["name"] == "pagegate.server.open"]
-    (event,) = opened["events"]
-    assert event["name"] == "refused"
-    assert {item["key"]: item["value"]["stringValue"] for item in event["attributes"]} == {
-        "pagegate.reason": "TAMPERED",
-        "pagegate.message": "the tag of page 1 does not verify",
-    }
+def test_collector_when_latencies_are_exported_then_their_exemplars_name_the_trace(collector, publish: Publish) -> None:
+    trace_id = publish(collector.grpc)
+    collector.wait_for_spans(trace_id, SPANS)
+    exemplars = collector.exemplars()
+    for metric in (
+        "pagegate.handshake.duration",
+        "pagegate.appraisal.duration",
+        "pagegate.bridge.duration",
+        "rpc.server.call.duration",
+        "rpc.client.call.duration",
+    ):
+        assert trace_id in exemplars.get(metric, set()), metric
 
 
-def test_collector_when_sampled_out_and_accepted_then_no_trace_comes(collector):
-    dropped = run_peers(collector.grpc, "grpc", ratio=0.0)
-    kept = run_peers(collector.grpc, "grpc")
-    assert len(collector.wait_for_spans(kept, len(TREE))) == len(TREE)
+def test_collector_when_refused_and_sampled_out_then_whole_trace_comes_with_every_reason(
+    collector, publish: Publish
+) -> None:
+    trace_id = publish(collector.grpc, ratio=0.0, workload="stranger")
+    # The trading service's own span is its own to sample; the chain is looked at twice.
+    spans = collector.wait_for_spans(trace_id, len(REFUSED_TREE) + 2)
+    assert tree(spans) == {**REFUSED_TREE, SEND: None}
+    (judged,) = [span for span in spans if span["name"] == "pagegate.server.appraise"]
+    refusals = [texts(event["attributes"]) for event in judged["events"] if event["name"] == "refused"]
+    # Two identities, neither of which is the stranger's.
+    assert [one["pagegate.reason"] for one in refusals] == ["SNP_MEASUREMENT"] * 2
+    assert all("found" in one["pagegate.message"] for one in refusals)
+    (answered,) = [span for span in spans if span["name"] == ATTEST and span["kind"] == SERVER]
+    assert texts(answered["attributes"])["rpc.response.status_code"] == "PERMISSION_DENIED"
+    assert [texts(event["attributes"])["pagegate.reason"] for event in answered["events"]] == ["EVIDENCE_REJECTED"]
+
+
+def test_collector_when_sampled_out_and_accepted_then_no_trace_comes(collector, publish: Publish) -> None:
+    dropped = publish(collector.grpc, ratio=0.0)
+    kept = publish(collector.grpc)
+    assert len(collector.wait_for_spans(kept, SPANS)) == SPANS
     assert collector.spans(dropped) == []
 
 
-def test_own_receiver_when_two_processes_export_then_has_the_same_trace():
+def test_own_receiver_when_a_service_publishes_then_has_the_same_trace(publish: Publish) -> None:
     with OtlpReceiver() as receiver:
-        trace = receiver.wait_for(run_peers(receiver.endpoint, "grpc"), len(TREE))
+        trace = receiver.wait_for(publish(receiver.endpoint), SPANS)
     assert trace is not None
-    kinds = {"internal": 1, "server": 2, "client": 3}
+    kinds = {"internal": INTERNAL, "server": SERVER, "client": CLIENT}
     by_id = {span.span_id: (span.service, span.name, kinds[span.kind]) for span in trace.spans}
     assert {by_id[span.span_id]: by_id.get(span.parent_id or "") for span in trace.spans} == TREE
-    assert trace.services == ("trading-service", "pagegate-server")
+    assert set(trace.services) == {TRADING, OURS, THEIRS}

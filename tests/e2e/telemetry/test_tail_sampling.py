@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -51,3 +53,16 @@ def test_tail_sampling_when_all_are_wanted_keeps_ordinary_traces_too(collector_b
         ordinary = run_peers(collector.grpc, "grpc")
         assert len(collector.wait_for_spans(ordinary, len(TREE))) == len(TREE)
         assert "pagegate.pages" in collector.metrics()
+
+
+def test_laptop_configuration_when_merged_over_it_is_valid_and_prints(collector_binary):
+    laptop = CONFIG.parents[1] / "compose" / "collector.yaml"
+    done = subprocess.run(
+        [collector_binary, "validate", f"--config=file:{CONFIG}", f"--config=file:{laptop}"],
+        env={**os.environ, "OTLP_BACKEND": "127.0.0.1:1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

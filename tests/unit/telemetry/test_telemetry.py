@@ -17,7 +17,7 @@ from pagegate.telemetry.receiver import OtlpReceiver
 from pagegate.telemetry.records import SpanRecord
 
 SEND = "pagegate.client.send"
-SEAL = "pagegate.client.seal"
+SEAL = "pagegate.client.evidence"
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACEPARENT = f"00-{TRACE}-{SPAN}-01"
 
@@ -58,9 +58,9 @@ def test_span_when_parent_is_given_from_another_thread_then_is_its_child(telemet
 def test_span_when_linked_then_names_the_other_span(telemetry: Telemetry) -> None:
     with telemetry.span(SEND) as transfer:
         assert transfer.context is not None
-    with telemetry.span("pagegate.server.batch", links=[transfer.context]):
+    with telemetry.span("pagegate.bridge.open", links=[transfer.context]):
         pass
-    assert recorded(telemetry)["pagegate.server.batch"].links == (transfer.context.span_id,)
+    assert recorded(telemetry)["pagegate.bridge.open"].links == (transfer.context.span_id,)
 
 
 def test_span_when_set_and_event_then_both_are_recorded(telemetry: Telemetry) -> None:
@@ -101,21 +101,21 @@ def test_span_when_generator_is_closed_then_is_no_error(telemetry: Telemetry) ->
 
 
 def test_refused_when_called_then_is_event_and_error(telemetry: Telemetry) -> None:
-    with telemetry.span("pagegate.server.open") as span:
+    with telemetry.span("pagegate.server.commit") as span:
         span.refused("TAMPERED", "tag of page 3 does not verify")
-    record = recorded(telemetry)["pagegate.server.open"]
+    record = recorded(telemetry)["pagegate.server.commit"]
     assert record.refusals == ("TAMPERED",)
     assert record.error
 
 
 def test_timed_span_when_made_then_ended_now_and_lasted_what_c_measured(telemetry: Telemetry) -> None:
-    with telemetry.span("pagegate.server.open"):
+    with telemetry.span("pagegate.server.commit"):
         telemetry.timed_span("pagegate.bridge.open", {"pagegate.pages": 256}, nanoseconds=123_456)
     spans = recorded(telemetry)
     timed = spans["pagegate.bridge.open"]
     assert timed.duration_ns == 123_456
-    assert timed.parent_id == spans["pagegate.server.open"].span_id
-    assert timed.end_ns <= spans["pagegate.server.open"].end_ns + 1_000_000
+    assert timed.parent_id == spans["pagegate.server.commit"].span_id
+    assert timed.end_ns <= spans["pagegate.server.commit"].end_ns + 1_000_000
 
 
 def test_start_when_used_then_sets_nothing_global(telemetry: Telemetry) -> None:
@@ -282,13 +282,13 @@ def test_sampling_when_refused_then_whole_trace_is_sent_though_sampled_out(recei
     with telemetry.span(SEND):
         with telemetry.span(SEAL):
             pass
-        with telemetry.span("pagegate.server.open") as span:
+        with telemetry.span("pagegate.server.commit") as span:
             span.event("refused", {"pagegate.reason": "TAMPERED"})
-        with telemetry.span("pagegate.client.commit"):
+        with telemetry.span("pagegate.client.receive"):
             pass
     telemetry.shutdown()
     (trace,) = receiver.traces()
-    assert {span.name for span in trace.spans} == {SEND, SEAL, "pagegate.server.open", "pagegate.client.commit"}
+    assert {span.name for span in trace.spans} == {SEND, SEAL, "pagegate.server.commit", "pagegate.client.receive"}
     assert trace.refusals == ("TAMPERED",)
 
 

@@ -134,6 +134,8 @@ function showServer(data) {
 
   byId("policy-problem").hidden = !server.policy_problem;
   text(byId("policy-problem"), server.policy_problem && `The newest policy file is not in force: ${server.policy_problem}`);
+  byId("other-problems").hidden = server.other_problems.length === 0;
+  text(byId("other-problems"), server.other_problems.map((problem) => `Not in force: ${problem}`).join(" "));
   const state = JSON.stringify(server, (key, value) => (key === "uptime_s" ? undefined : value));
   if (byId("facts").drawn !== state) {
     byId("facts").drawn = state;

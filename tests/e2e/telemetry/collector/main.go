@@ -1,5 +1,5 @@
 // A minimal OpenTelemetry Collector for the tests: the project's own OTLP receiver (gRPC and HTTP) and file
-// exporter, and what deploy/otel/collector.yaml uses, nothing else, so that it builds in little time.
+// exporter, and what deploy/otel and deploy/compose use, nothing else, so that it builds in little time.
 package main
 
 import (
@@ -13,6 +13,7 @@ import (
 	"go.opentelemetry.io/collector/confmap/provider/fileprovider"
 	"go.opentelemetry.io/collector/confmap/provider/yamlprovider"
 	"go.opentelemetry.io/collector/exporter"
+	"go.opentelemetry.io/collector/exporter/debugexporter"
 	"go.opentelemetry.io/collector/exporter/otlpexporter"
 	"go.opentelemetry.io/collector/otelcol"
 	"go.opentelemetry.io/collector/processor"
@@ -28,7 +29,8 @@ func components() (otelcol.Factories, error) {
 	if err != nil {
 		return otelcol.Factories{}, err
 	}
-	exporters, err := otelcol.MakeFactoryMap[exporter.Factory](fileexporter.NewFactory(), otlpexporter.NewFactory())
+	exporters, err := otelcol.MakeFactoryMap[exporter.Factory](
+		fileexporter.NewFactory(), otlpexporter.NewFactory(), debugexporter.NewFactory())
 	if err != nil {
 		return otelcol.Factories{}, err
 	}
