@@ -207,6 +207,11 @@ class ServeConfig(PeerConfig):
         description="Unix socket that hands shared memory to attested peers on this host: sealed pages then cross "
         "without gRPC. They may use it or not.",
     )
+    ring_file: Path | None = Field(
+        None,
+        description="The same with a peer in another virtual machine: a file or device that both map, such as the "
+        "BAR of an ivshmem device. One client at a time has it.",
+    )
     bridge: BridgeKind = Field(
         BridgeKind.ISOLATED,
         description="Where keys and plaintext staging are: a confined process of their own, or this process (weaker).",
