@@ -388,6 +388,7 @@ EB_API EB_MUST_USE eb_status eb_guard_journal(eb_guard *guard, int table_fd, uin
 /* New keys and MACs for the same pages, each verified first. Reads wait. EB_ERR_TAMPERED: *bad_page does not
  * verify, nothing has changed. Save it before eb_guard_journal. */
 EB_API EB_MUST_USE eb_status eb_guard_renew(eb_guard *guard, uint64_t generation, uint64_t *bad_page);
+
 /* ---- channel: sealed pages through shared memory --------------------------------------- */
 
 /* Two rings, one a direction, in memory that two processes share (src/ring.h). Neither trusts the

@@ -103,7 +103,7 @@ eb_status eb_guard_make(eb_bridge *bridge, eb_sealing *sealing, const eb_guard_s
   made->bridge = bridge;
   if (sealing != NULL) eb_sealing_hold(sealing);
   made->sealing = sealing;
-  made->memory.fd = made->journal = -1;
+  made->memory.file.fd = made->journal = -1;
   made->pages = scope->pages;
   made->generation = made->first_generation = scope->generation;
   strncpy(made->region, scope->region, EB_MAX_REGION_NAME);
@@ -319,7 +319,7 @@ eb_status eb_guard_renew(eb_guard *guard, uint64_t generation, uint64_t *bad_pag
   EB_ENSURE(bad_page != NULL, EB_ERR_ARGUMENT);
   EB_ENSURE(guard->memory.mapping == NULL, EB_ERR_STATE); /* a device's memory keeps nothing to load */
   const eb_guard_scope scope = {guard->region, generation, guard->pages};
-  EB_TRY(eb_guard_make(guard->bridge, guard->sealing, &scope, guard->memory.fd, guard->memory.offset, NULL, &fresh));
+  EB_TRY(eb_guard_make(guard->bridge, guard->sealing, &scope, guard->memory.file.fd, guard->memory.file.offset, NULL, &fresh));
   eb_mutex_lock(&guard->lock);
   locked = true;
   EB_TRY(carry(fresh, guard, true, bad_page));

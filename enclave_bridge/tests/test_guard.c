@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "page_guard.h"
@@ -561,6 +562,26 @@ static void test_entries_when_pages_are_rewritten_never_share_a_counter(void) {
   drop(&region);
 }
 
+static void test_guard_when_the_process_has_forked_is_of_no_use_to_the_child(void) {
+  guarded region = guard_on(NULL, region_fd());
+  const pid_t child = fork();
+  CHECK(child >= 0);
+  if (child == 0) {
+    eb_verify_result result;
+    uint64_t bad = 0;
+    const bool refused = eb_guard_verify(region.guard, 0, 1, NULL, 0, &result) == EB_ERR_FORKED &&
+                         eb_guard_save(region.guard, region.fd) == EB_ERR_FORKED &&
+                         eb_guard_renew(region.guard, 4, &bad) == EB_ERR_FORKED;
+    eb_guard_free(region.guard);
+    eb_sealing_free(region.sealing);
+    _exit(refused ? 0 : 1);
+  }
+  int outcome = -1;
+  CHECK(waitpid(child, &outcome, 0) == child && outcome == 0);
+  CHECK(bad_pages(region.guard) == 0);
+  drop(&region);
+}
+
 int main(void) {
   RUN(test_verify_when_memory_changed_names_the_pages);
   RUN(test_verify_when_the_file_was_cut_counts_what_is_gone);
@@ -582,5 +603,6 @@ int main(void) {
   RUN(test_renew_when_loaded_makes_it_writable);
   RUN(test_put_when_counters_are_used_up_is_refused);
   RUN(test_entries_when_pages_are_rewritten_never_share_a_counter);
+  RUN(test_guard_when_the_process_has_forked_is_of_no_use_to_the_child);
   return 0;
 }

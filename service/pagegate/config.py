@@ -206,6 +206,11 @@ class ServeConfig(PeerConfig):
         description="Unix socket that hands shared memory to attested peers on this host: sealed pages then cross "
         "without gRPC. They may use it or not.",
     )
+    ring_file: Path | None = Field(
+        None,
+        description="The same with a peer in another virtual machine: a file or device that both map, such as the "
+        "BAR of an ivshmem device. One client at a time has it.",
+    )
     warn_days: float = Field(
         14.0, ge=0, description="Days before its own certificates or CRL expire that the server begins to warn."
     )

@@ -29,7 +29,10 @@ from pagegate.rpc.admission import Admission, AdmissionLimits, Gate
 from pagegate.rpc.attestation import AttestationServicer
 from pagegate.rpc.events import Observer, ServerEvent, ignore
 from pagegate.rpc.pace import Watchdog
+from pagegate.rpc.ring import RingSource
+from pagegate.rpc.ring_file import RingFile
 from pagegate.rpc.ring_server import RingServer
+from pagegate.rpc.ring_transfers import RingTransfers
 from pagegate.rpc.tls import ServerTls, TlsInForce
 from pagegate.telemetry import NO_TELEMETRY, Tracing
 from pagegate.transfer.protection import GuardMaker
@@ -84,6 +87,8 @@ class ServerOptions:
     """Address and port of a plain-text port with the health service alone; None for none."""
     ring_socket: Path | None = None
     """Unix socket that hands shared memory to peers on this host; None offers none."""
+    ring_file: Path | None = None
+    """File or device that a peer in another machine maps too (an ivshmem BAR); in place of a ring_socket."""
 
 
 def _guards_for(regions: int, streams: int) -> int:
@@ -155,14 +160,7 @@ class Server:
         reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
         self.port = self._bind(options)
         self._probes = self._probe_server(options.health_listen) if options.health_listen else None
-        if options.ring_socket is not None:
-            pages.rings = RingServer(
-                options.ring_socket,
-                pages.transfer_pages,
-                self.sessions,
-                self.gate,
-                batch_pages=options.limits.max_batch_pages,
-            )
+        pages.rings = _ring_source(options, RingTransfers(pages.transfer_pages, self.sessions, self.gate))
         self._rings = pages.rings
         self._stopping = threading.Lock()
 
@@ -316,6 +314,17 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop(0.5)
+
+
+def _ring_source(options: ServerOptions, transfers: RingTransfers) -> RingSource | None:
+    batch_pages = options.limits.max_batch_pages
+    if options.ring_socket is not None and options.ring_file is not None:
+        raise ConfigError("RING_FILE", "give --ring-socket or --ring-file, not both")
+    if options.ring_file is not None:
+        return RingFile(options.ring_file, transfers, batch_pages=batch_pages)
+    if options.ring_socket is not None:
+        return RingServer(options.ring_socket, transfers, batch_pages=batch_pages)
+    return None
 
 
 def _channel_options(options: ServerOptions) -> tuple[tuple[str, int], ...]:

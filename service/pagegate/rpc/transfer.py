@@ -16,7 +16,7 @@ from pagegate.evidence.model import AccessMode
 from pagegate.rpc import codec, errors
 from pagegate.rpc.codec import Batch, RingBatch
 from pagegate.rpc.events import Observer, ServerEvent, trace_id
-from pagegate.rpc.ring_server import RingServer
+from pagegate.rpc.ring import RingSource
 from pagegate.rpc.spans import Batches, call_span
 from pagegate.telemetry import Span, TraceContext, Tracing
 from pagegate.transfer import macs
@@ -57,7 +57,7 @@ class PageTransferServicer:
         self._telemetry = telemetry
         self._observer = observer
         self._traffic = traffic
-        self.rings: RingServer | None = None
+        self.rings: RingSource | None = None
         """Hands out shared memory; None: none is offered."""
 
     # ---- TransferPage -------------------------------------------------------------
@@ -294,9 +294,11 @@ class PageTransferServicer:
             session = live.established.session
             with transfer_faults():
                 session.check_mac(eb.MacPurpose.CONTROL, macs.ring(request.nonce), request.mac)
+            if len(request.nonce) != macs.NONCE_SIZE:
+                raise TransferError("MALFORMED_MESSAGE", f"nonce is {len(request.nonce)} bytes; it must be 16")
             response = pb.OpenRingResponse()
-            if self.rings is not None:
-                offer = self.rings.offer(request.session_id)
+            offer = None if self.rings is None else self.rings.offer(request.session_id)
+            if offer is not None:
                 response = pb.OpenRingResponse(socket=offer.socket, token=offer.token, capacity=offer.capacity)
             response.mac = session.mac(
                 eb.MacPurpose.CONTROL,

@@ -405,3 +405,13 @@ def test_client_when_told_to_come_again_too_often_gives_up(serve: Serve, connect
     with pytest.raises(TransferError) as refused:
         client.send("book", b"s" * 4096)
     assert refused.value.reason == "DRAINING"
+
+
+def test_read_when_the_time_to_finish_is_over_then_told_to_go_elsewhere(serve: Serve, connect: Connect) -> None:
+    from pagegate.transfer.region import RegionSpec
+
+    server = serve(regions=[RegionSpec("book", 1 << 32, 8192)])
+    call = reading(connect(server, regions={"book": "read"}))
+    next(call)
+    server.drain(finish_s=0.0)
+    assert_limit(opened(call), grpc.StatusCode.UNAVAILABLE, "DRAINING")
