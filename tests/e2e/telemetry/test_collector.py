@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagegate.demo.run import CLIENT_WORKLOAD, POLICY, SERVER_WORKLOAD
-from pagegate.platforms.simulated import SimulatedRoot, measurement_of
 from pagegate.telemetry.receiver import OtlpReceiver
 
 pytestmark = pytest.mark.timeout(900)  # the first run builds the Collector
 
-TRADER = Path(__file__).with_name("trader.py")
 ATTEST, PAGES = "pagegate.v1.Attestation/Attest", "pagegate.v1.PageTransfer/TransferPages"
 INTERNAL, SERVER, CLIENT = 1, 2, 3
 OURS, TRADING, THEIRS = "pagegate-client", "trading-service", "pagegate-server"
 STAGES = ("endorsements", "chain", "signature", "policy")
 BATCHES = 3
+"""What `publish` sends, in batches of 1 MiB."""
 
 ROOT = (TRADING, "publish order book", INTERNAL)
 SEND = (OURS, "pagegate.client.send", INTERNAL)
@@ -57,62 +49,10 @@ TREE = {
 REFUSED_TREE = {SEND: ROOT, **HANDSHAKE_TREE}
 # Each side looks at the chain twice (certificates, then the list); a batch is a span on each side.
 SPANS = len(TREE) + 2 + 2 * (BATCHES - 1)
+REFUSED_SPANS = len(REFUSED_TREE) + 2
+"""Without the trading service's own."""
 
 Publish = Callable[..., str]
-
-
-@pytest.fixture
-def site(tmp_path: Path, simulated_root: SimulatedRoot) -> Path:
-    """A policy in a directory."""
-    measured = {
-        "server": measurement_of(SERVER_WORKLOAD.encode()).hex(),
-        "client": measurement_of(CLIENT_WORKLOAD.encode()).hex(),
-    }
-    (tmp_path / "policy.yaml").write_text(POLICY.format(region="book", **measured))
-    return tmp_path
-
-
-@pytest.fixture
-def publish(site: Path, simulated_root: SimulatedRoot) -> Publish:
-    """publish(grpc, endpoint, ...): runs `pagegate serve` and the trading service to their ends; gives the trace's id."""
-
-    @contextmanager
-    def serving(endpoint: str, ratio: float):
-        flags = [f"--simulated-workload={SERVER_WORKLOAD}", "--region=book=4MiB@0x100000000", "--listen=127.0.0.1:0"]
-        flags += ["--platform=simulated", "--allow-simulated", "--offline", f"--state-dir={site / 'server'}"]
-        flags += [f"--simulated-root={simulated_root._directory}", f"--policy={site / 'policy.yaml'}"]
-        flags += [f"--otlp-endpoint={endpoint}", f"--sample-ratio={ratio}"]
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-        with (site / "serve.log").open("w") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "pagegate", "serve", *flags],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env=environment,
-            )
-            assert process.stdout is not None
-            try:
-                line = process.stdout.readline()
-                assert line.startswith("listening on "), (site / "serve.log").read_text()
-                yield line.strip().removeprefix("listening on ")
-            finally:
-                process.send_signal(signal.SIGTERM)
-                process.communicate(timeout=60)
-
-    def run(
-        grpc: str, endpoint: str = "", protocol: str = "grpc", *, ratio: float = 1.0, workload: str = CLIENT_WORKLOAD
-    ) -> str:
-        with serving(grpc, ratio) as address:
-            command = [sys.executable, str(TRADER), grpc, endpoint or grpc, protocol, str(ratio), address, "book"]
-            command += [str(BATCHES << 20), workload, str(site / "client"), str(simulated_root._directory)]
-            done = subprocess.run(
-                [*command, str(site / "policy.yaml")], stdout=subprocess.PIPE, text=True, timeout=120, check=False
-            )
-        assert done.returncode == (workload != CLIENT_WORKLOAD)
-        return done.stdout.strip()
-
-    return run
 
 
 def tree(spans: list[dict[str, Any]]) -> dict[Any, Any]:
@@ -165,7 +105,7 @@ def test_collector_when_refused_and_sampled_out_then_whole_trace_comes_with_ever
 ) -> None:
     trace_id = publish(collector.grpc, ratio=0.0, workload="stranger")
     # The trading service's own span is its own to sample; the chain is looked at twice.
-    spans = collector.wait_for_spans(trace_id, len(REFUSED_TREE) + 2)
+    spans = collector.wait_for_spans(trace_id, REFUSED_SPANS)
     assert tree(spans) == {**REFUSED_TREE, SEND: None}
     (judged,) = [span for span in spans if span["name"] == "pagegate.server.appraise"]
     refusals = [texts(event["attributes"]) for event in judged["events"] if event["name"] == "refused"]

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from .conftest import Collector, running
-from .test_collector import TREE, run_peers
+from .test_collector import REFUSED_SPANS, SPANS, Publish
 
 pytestmark = pytest.mark.timeout(900)  # the first run builds the Collector
 
@@ -39,19 +39,22 @@ def with_share(binary: Path, directory: Path, percent: int, *policies: str) -> A
 
 
 @pytest.mark.parametrize("policies", [(), ("refusals", "share"), ("errors", "share")])
-def test_tail_sampling_when_nothing_ordinary_is_kept_still_keeps_every_refusal(collector_binary, tmp_path, policies):
+def test_tail_sampling_when_nothing_ordinary_is_kept_still_keeps_every_refusal(
+    collector_binary, tmp_path, policies, publish: Publish
+):
     with with_share(collector_binary, tmp_path, 0, *policies) as collector:
-        ordinary = run_peers(collector.grpc, "grpc")
-        refused = run_peers(collector.grpc, "grpc", refuse=True)
-        assert len(collector.wait_for_spans(refused, len(TREE))) == len(TREE)
+        ordinary = publish(collector.grpc)
+        refused = publish(collector.grpc, workload="stranger")
+        # With the trading service's own span: all were sampled at the head.
+        assert len(collector.wait_for_spans(refused, REFUSED_SPANS + 1)) == REFUSED_SPANS + 1
         time.sleep(1)  # the ordinary one came first: its decision is taken by now
         assert collector.spans(ordinary) == []
 
 
-def test_tail_sampling_when_all_are_wanted_keeps_ordinary_traces_too(collector_binary, tmp_path):
+def test_tail_sampling_when_all_are_wanted_keeps_ordinary_traces_too(collector_binary, tmp_path, publish: Publish):
     with with_share(collector_binary, tmp_path, 100) as collector:
-        ordinary = run_peers(collector.grpc, "grpc")
-        assert len(collector.wait_for_spans(ordinary, len(TREE))) == len(TREE)
+        ordinary = publish(collector.grpc)
+        assert len(collector.wait_for_spans(ordinary, SPANS)) == SPANS
         assert "pagegate.pages" in collector.metrics()
 
 
