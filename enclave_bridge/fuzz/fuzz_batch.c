@@ -139,7 +139,7 @@ static void step(scene *s, const uint8_t *script) {
 static eb_bridge *the_bridge(void) {
   static eb_bridge *bridge;
   if (bridge != NULL) return bridge;
-  const eb_bridge_options options = {2, 1, NULL};
+  const eb_bridge_options options = {.max_sessions = 2, .max_handshakes = 1};
   CHECK_OK(eb_bridge_open(&options, &bridge));
   for (size_t i = 0; i < sizeof plain; i++) plain[i] = (uint8_t)(1 + i / EB_PAGE_SIZE + i * 13) | 1;
   return bridge;

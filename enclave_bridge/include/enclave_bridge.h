@@ -53,6 +53,8 @@ extern "C" {
 #define EB_REPLAY_WINDOW 8192u   /* sequence numbers a direction and epoch remembers */
 #define EB_MAX_BAD_TAGS 16u      /* bad tags that close a session */
 #define EB_REKEY_PAGES (UINT64_C(1) << 24)
+#define EB_MAX_WINDOW_PAGES (UINT64_C(1) << 28)
+#define EB_MAX_REGION_NAME 63u
 
 /* The statuses live in one table, eb_status.def: X(name, number, text). Python's exceptions
  * are made from the same table through eb_status_name/eb_status_text. */
@@ -80,7 +82,10 @@ typedef struct eb_bridge eb_bridge;
 typedef struct eb_handshake eb_handshake;
 typedef struct eb_session eb_session;
 typedef struct eb_transfer eb_transfer;
+typedef struct eb_channel eb_channel;
 typedef struct eb_source eb_source;
+typedef struct eb_sealing eb_sealing;
+typedef struct eb_guard eb_guard;
 
 /* Stable name ("EB_ERR_REPLAYED") and one-line text of a status; never NULL. */
 EB_API const char *eb_status_name(int status);
@@ -96,6 +101,7 @@ typedef struct {
   uint32_t max_handshakes;
   const char *gcm_kernel; /* NULL: the fastest this CPU can run; else its name, for tests and benchmarks */
   const char *file_io;    /* NULL: io_uring where the kernel lets us, else pread; or one of these by name */
+  uint32_t max_guards; /* guards and sealing keys at once, at most 65536; 0: 64 */
 } eb_bridge_options;
 
 typedef struct {
@@ -187,7 +193,7 @@ EB_API EB_MUST_USE eb_status eb_session_check_mac(eb_session *session, eb_mac_pu
 typedef struct {
   uint32_t region;
   uint64_t base_gpa; /* 4 KiB aligned */
-  uint64_t pages;    /* 1..2^28; base_gpa + pages * 4096 must not wrap */
+  uint64_t pages;    /* 1..EB_MAX_WINDOW_PAGES; base_gpa + pages * 4096 must not wrap */
 } eb_window;
 
 /* One side's account of a transfer: for each page of the window the tag of its newest record.
@@ -286,6 +292,166 @@ typedef struct {
   uint64_t sequence, gpa;
 } eb_record_header;
 EB_API EB_MUST_USE eb_status eb_record_parse(const uint8_t *record, size_t len, eb_record_header *header);
+
+/* ---- sealing: a key that this machine can have again ------------------------------------ */
+
+/* A handle on 32 bytes in secret memory; from them come the keys of guards that are to survive a restart. */
+EB_API void eb_sealing_free(eb_sealing *sealing);
+/* The key in a file, for simulation: it protects nothing from whoever can read the file. An empty file gets a
+ * fresh key (and fsync); otherwise it has 32 bytes. EB_ERR_SEALING: not a regular file of this user, mode with
+ * bits for others, another length, or I/O. The caller keeps fd. */
+EB_API EB_MUST_USE eb_status eb_sealing_open_file(eb_bridge *bridge, int fd, eb_sealing **sealing);
+
+/* What a key of the SNP firmware is bound to (AMD 56860, MSG_KEY_REQ). */
+#define EB_SNP_ROOT_VCEK 0u
+#define EB_SNP_ROOT_VMRK 1u
+#define EB_SNP_FIELD_GUEST_POLICY 1u
+#define EB_SNP_FIELD_IMAGE_ID 2u
+#define EB_SNP_FIELD_FAMILY_ID 4u
+#define EB_SNP_FIELD_MEASUREMENT 8u
+#define EB_SNP_FIELD_GUEST_SVN 16u
+#define EB_SNP_FIELD_TCB_VERSION 32u
+#define EB_SNP_FIELDS_KNOWN 63u
+typedef struct {
+  uint32_t root_key;
+  uint64_t guest_fields;
+  uint32_t vmpl; /* 0..3 */
+  uint32_t guest_svn;   /* counts when its field is selected, as does the next */
+  uint64_t tcb_version;
+} eb_snp_key_options;
+/* Why there is no key: the last attempt's errors, each 0 when it was not that. */
+typedef struct {
+  int system_error; /* errno of the ioctl */
+  uint32_t fw_error, vmm_error;
+  uint32_t status; /* of MSG_KEY_RSP */
+} eb_snp_failure;
+/* SNP_GET_DERIVED_KEY on fd, an open /dev/sev-guest, again for about 3 s while the host is busy. The key goes from
+ * the kernel into secret memory. EB_ERR_SEALING, and then *failure says why. The caller keeps fd. */
+EB_API EB_MUST_USE eb_status eb_sealing_open_snp(eb_bridge *bridge, int fd, const eb_snp_key_options *options,
+                                                 eb_snp_failure *failure, eb_sealing **sealing);
+
+/* ---- guard: a MAC for each page of memory that others can write ---------------------------- */
+
+/* What a guard's keys are bound to. */
+typedef struct {
+  const char *region; /* 1..EB_MAX_REGION_NAME bytes and a zero */
+  uint64_t generation;
+  uint64_t pages; /* 1..EB_MAX_WINDOW_PAGES */
+} eb_guard_scope;
+
+typedef struct {
+  uint64_t first, pages;
+} eb_page_range;
+
+typedef struct {
+  uint64_t pages;     /* checked */
+  uint64_t bad_pages; /* of them are not what was written, or are gone */
+  size_t ranges;      /* written to bad, ascending; bad pages beyond its room are only counted */
+} eb_verify_result;
+
+/* A guard over the pages of fd (a file, memfd or device; pages * 4096 bytes from fd_offset, page aligned), all of
+ * which must be zero: a page that was never written verifies as zero. MACs are made from the bridge's private copy
+ * of a page, never by reading it back, under AES-256-GMAC with the page's index and a write counter as nonce, and a
+ * fresh key a guard. With a sealing key the guard can be saved; it may be NULL. The caller keeps fd, and 24 bytes a
+ * page are allocated. EB_ERR_TARGET: fd has no such pages. EB_ERR_LIMIT: no room for another guard. */
+EB_API EB_MUST_USE eb_status eb_guard_new(eb_bridge *bridge, eb_sealing *sealing, const eb_guard_scope *scope, int fd,
+                                          uint64_t fd_offset, eb_guard **guard);
+EB_API void eb_guard_free(eb_guard *guard);
+/* Verified pages of a transfer go to the guard's memory, and get their MACs. In place of a target; the guard has
+ * as many pages as the window. EB_ERR_STATE when there is a target. */
+EB_API EB_MUST_USE eb_status eb_transfer_set_guard(eb_transfer *transfer, eb_guard *guard);
+/* Seals pages of the guard's memory like eb_pages_seal, from private copies that verified: first_gpa is looked up in
+ * the transfer's window, whose first page is the guard's first. EB_ERR_TAMPERED: nothing was sealed, and
+ * result->bad_index is the page of the window that is not as it was written. `result` may not be NULL. */
+EB_API EB_MUST_USE eb_status eb_guard_seal(eb_guard *guard, eb_session *session, eb_transfer *transfer,
+                                           uint64_t first_gpa, uint64_t pages, uint8_t *records, size_t records_cap,
+                                           size_t *records_len, eb_result *result);
+/* Checks pages from `first`. Writes go on meanwhile; each page is as it was at one moment. EB_OK whether or not
+ * there are bad ones. */
+EB_API EB_MUST_USE eb_status eb_guard_verify(eb_guard *guard, uint64_t first, uint64_t pages, eb_page_range *bad,
+                                             size_t bad_cap, eb_verify_result *result);
+/* Copies all pages of `from` (as many) to this guard's memory, each verified and with a new MAC. EB_ERR_TAMPERED:
+ * *bad_page of `from` does not verify; the copy is incomplete. */
+EB_API EB_MUST_USE eb_status eb_guard_carry(eb_guard *guard, eb_guard *from, uint64_t *bad_page);
+
+/* Writes the table of MACs to table_fd, authenticated under the sealing key, and cuts it there. The caller syncs.
+ * EB_ERR_STATE: the guard has no sealing key, or only verifies. EB_ERR_TARGET_FULL, EB_ERR_TARGET_IO. */
+EB_API EB_MUST_USE eb_status eb_guard_save(eb_guard *guard, int table_fd);
+/* A guard from what was saved and journalled, for a region that is at scope->generation. It verifies, and makes no
+ * MACs until eb_guard_renew. A journalled write that may not have reached the pages is made again.
+ * EB_ERR_TABLE: not a table of this region, size, generation or sealing key, or changed. */
+EB_API EB_MUST_USE eb_status eb_guard_load(eb_bridge *bridge, eb_sealing *sealing, const eb_guard_scope *scope, int fd,
+                                           uint64_t fd_offset, int table_fd, eb_guard **guard);
+/* Before a write in place, which is to make `generation`: it is appended to the saved table (with the page) and
+ * synced before the page is written, so that a crash leaves neither a page without its MAC nor half a page. */
+EB_API EB_MUST_USE eb_status eb_guard_journal(eb_guard *guard, int table_fd, uint64_t generation);
+/* New keys and MACs for the same pages, each verified first. Reads wait. EB_ERR_TAMPERED: *bad_page does not
+ * verify, nothing has changed. Save it before eb_guard_journal. */
+EB_API EB_MUST_USE eb_status eb_guard_renew(eb_guard *guard, uint64_t generation, uint64_t *bad_page);
+/* ---- channel: sealed pages through shared memory --------------------------------------- */
+
+/* Two rings, one a direction, in memory that two processes share (src/ring.h). Neither trusts the
+ * other: what is in the memory is no more believed than what comes from a socket. Messages are
+ * records, sealed straight into the ring and opened straight out of it, or anything of the caller's. A
+ * channel holds no secret, so it may be in a process without a bridge (which puts and takes records).
+ *
+ * One thread at a time sends and one receives on a channel; they may be different ones. Any thread may
+ * close. Deadlines are CLOCK_MONOTONIC nanoseconds, past ones (0) mean not to wait. Every call but
+ * _free can return EB_ERR_RING_CLOSED, EB_ERR_RING_CORRUPT, EB_ERR_RING_TIMEOUT and EB_ERR_FORKED. */
+
+#define EB_CHANNEL_MIN_CAPACITY 4096u    /* bytes a direction, a power of two */
+#define EB_CHANNEL_MAX_CAPACITY 67108864u
+#define EB_CHANNEL_RECORDS 1u            /* kind of a message of page records; all others are the caller's */
+
+typedef enum {
+  /* A memfd that can no longer shrink: what a peer hands over. Anything else is refused, since a peer
+   * that cuts the file would kill this process. */
+  EB_CHANNEL_SEALED = 1,
+  /* A file or device that this side's operator names (an ivshmem BAR). No seals; the peer may be in another
+   * virtual machine, where no futex reaches it, so a waiting end looks again every 50 us. */
+  EB_CHANNEL_NAMED = 2,
+} eb_channel_memory;
+
+typedef struct {
+  uint32_t kind;
+  uint64_t number; /* as the sender gave it */
+  size_t len;      /* without kind and number */
+} eb_channel_message;
+
+/* Shared bytes of a channel; 0 for a capacity that is not allowed. */
+EB_API size_t eb_channel_bytes(size_t capacity);
+/* The longest message: half the capacity, less what frames it. */
+EB_API size_t eb_channel_max_message(size_t capacity);
+/* A new memfd with an empty channel, sealed (F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_SEAL). The caller closes it.
+ * EB_ERR_ARGUMENT, EB_ERR_RING_MEMORY. */
+EB_API EB_MUST_USE eb_status eb_channel_create(size_t capacity, int *fd);
+/* Makes an empty channel at the start of a file or device; by one side, before either attaches. */
+EB_API EB_MUST_USE eb_status eb_channel_format(int fd, size_t capacity);
+/* Maps one side's end; once a side. The caller may close fd afterwards. EB_ERR_RING_MEMORY: not mappable, too
+ * short, or not of the kind said. EB_ERR_RING_CORRUPT: holds no channel of this capacity. */
+EB_API EB_MUST_USE eb_status eb_channel_attach(eb_role role, int fd, size_t capacity, eb_channel_memory memory,
+                                               eb_channel **channel);
+/* Ends the channel for both sides; who waits gets EB_ERR_RING_CLOSED. Safe to repeat. */
+EB_API EB_MUST_USE eb_status eb_channel_close(eb_channel *channel);
+EB_API void eb_channel_free(eb_channel *channel);
+
+/* eb_pages_seal straight into the ring, as one message of records with `number`. result may be NULL.
+ * EB_ERR_LENGTH: also for more pages than a message holds. Nothing is sent unless EB_OK. */
+EB_API EB_MUST_USE eb_status eb_channel_seal(eb_channel *channel, eb_session *session, eb_transfer *transfer,
+                                             uint32_t region, uint64_t first_gpa, const uint8_t *plain, size_t len,
+                                             uint64_t number, uint64_t deadline_ns, eb_result *result);
+/* Sends a message of the caller's, or records that were sealed before. */
+EB_API EB_MUST_USE eb_status eb_channel_put(eb_channel *channel, uint32_t kind, uint64_t number,
+                                            const uint8_t *message, size_t len, uint64_t deadline_ns);
+/* Waits for a message and says what it is; the same one until it is opened or taken. */
+EB_API EB_MUST_USE eb_status eb_channel_next(eb_channel *channel, uint64_t deadline_ns, eb_channel_message *message);
+/* eb_pages_open of the message that eb_channel_next returned, straight out of the ring. The message is
+ * gone afterwards, whatever the outcome. EB_ERR_STATE when there is none, or it is not of records. */
+EB_API EB_MUST_USE eb_status eb_channel_open(eb_channel *channel, eb_session *session, eb_transfer *transfer,
+                                             eb_result *result);
+/* Copies the message out that eb_channel_next returned. It stays on EB_ERR_BUFFER. EB_ERR_STATE when there
+ * is none. */
+EB_API EB_MUST_USE eb_status eb_channel_take(eb_channel *channel, uint8_t *out, size_t out_cap, size_t *out_len);
 
 #ifdef __cplusplus
 }

@@ -1,7 +1,7 @@
 /*
  * Secret memory: one reservation at open, cut into fixed slots, never grown.
  *
- *   guard | sessions | guard | handshakes | guard | lanes | guard | staging | guard
+ *   guard | sessions | guard | handshakes | guard | lanes | guard | staging | guard | guards and sealing keys | guard
  *
  * Guards are inaccessible pages. A slot is zero when taken and zeroised when given back.
  * The memory is not inherited by fork, not swapped and not dumped; with memfd_secret the
@@ -13,7 +13,14 @@
 
 #include "platform.h"
 
-typedef enum { EB_POOL_SESSIONS, EB_POOL_HANDSHAKES, EB_POOL_LANES, EB_POOL_STAGING, EB_POOLS } eb_pool_kind;
+typedef enum {
+  EB_POOL_SESSIONS,
+  EB_POOL_HANDSHAKES,
+  EB_POOL_LANES,
+  EB_POOL_STAGING,
+  EB_POOL_GUARDS,
+  EB_POOLS
+} eb_pool_kind;
 
 typedef struct {
   uint8_t *base;

@@ -6,10 +6,12 @@
 
 #include "guard.h"
 #include "handshake.h"
+#include "page_guard.h"
 #include "session.h"
 
 #define DEFAULT_SESSIONS 256u
 #define DEFAULT_HANDSHAKES 64u
+#define DEFAULT_GUARDS 64u
 #define MAX_SLOTS 65536u
 
 static eb_status choose_kernel(eb_bridge *bridge, const char *name) {
@@ -32,11 +34,13 @@ eb_status eb_bridge_open(const eb_bridge_options *options, eb_bridge **bridge) {
   EB_ENSURE(bridge != NULL, EB_ERR_ARGUMENT);
   EB_ENSURE(options->max_sessions >= 1 && options->max_sessions <= MAX_SLOTS, EB_ERR_ARGUMENT);
   EB_ENSURE(options->max_handshakes >= 1 && options->max_handshakes <= MAX_SLOTS, EB_ERR_ARGUMENT);
+  EB_ENSURE(options->max_guards <= MAX_SLOTS, EB_ERR_ARGUMENT);
   const eb_pool_plan plan[EB_POOLS] = {
       [EB_POOL_SESSIONS] = {sizeof(eb_session_secret), options->max_sessions},
       [EB_POOL_HANDSHAKES] = {sizeof(eb_handshake_secret), options->max_handshakes},
       [EB_POOL_LANES] = {EB_LANE_PAGES * EB_PAGE_SIZE, EB_LANES},
       [EB_POOL_STAGING] = {EB_STAGING_SIZE, EB_STAGING_SLOTS},
+      [EB_POOL_GUARDS] = {sizeof(eb_guard_secret), options->max_guards > 0 ? options->max_guards : DEFAULT_GUARDS},
   };
   made = calloc(1, sizeof *made);
   EB_ENSURE(made != NULL, EB_ERR_MEMORY);

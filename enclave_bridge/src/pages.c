@@ -99,6 +99,29 @@ done:
   return status;
 }
 
+/* From private copies that the guard has verified: what is checked is what is sealed. */
+static eb_status seal_guarded(eb_sealer *sealer, eb_guard *guard, size_t n, uint64_t *bad) {
+  const eb_gcm_ops *ops = sealer->session->send_gcm.ops;
+  eb_arena *arena = &sealer->session->bridge->arena;
+  uint8_t *lane = eb_arena_wait(arena, EB_POOL_LANES);
+  eb_status status = EB_OK;
+  eb_run run;
+  while (sealer->done < n) {
+    const size_t some = smaller(EB_LANE_PAGES, n - sealer->done);
+    eb_mutex_lock(&guard->lock);
+    status = eb_guard_fetch_checked(guard, sealer->first_index + sealer->done, some, lane, bad);
+    eb_mutex_unlock(&guard->lock);
+    if (status != EB_OK) goto done;
+    for (size_t i = 0; i < some; i += ops->batch) {
+      uint8_t *page = lane + i * EB_PAGE_SIZE;
+      EB_TRY(seal_run(sealer, &run, page, smaller(ops->batch, some - i), ops->single_pass ? NULL : page));
+    }
+  }
+done:
+  eb_arena_give_used(arena, EB_POOL_LANES, lane, smaller(EB_LANE_PAGES, n) * EB_PAGE_SIZE);
+  return status;
+}
+
 /* With send_lock held: n consecutive numbers of one epoch, taken before anything is sealed so
  * that a failure cannot lead to their reuse. */
 static eb_status reserve(eb_session *session, size_t n, eb_record_header *first) {
@@ -202,6 +225,26 @@ eb_status eb_pages_seal_from(eb_session *session, eb_transfer *transfer, uint32_
 done:
   finish(&sealer, status, started, records_len, result);
   if (staging != NULL) eb_staging_give(session->bridge, staging, smaller(len, EB_STAGING_SIZE));
+  return status;
+}
+
+eb_status eb_guard_seal(eb_guard *guard, eb_session *session, eb_transfer *transfer, uint64_t first_gpa,
+                        uint64_t pages, uint8_t *records, size_t records_cap, size_t *records_len,
+                        eb_result *result) {
+  const uint64_t started = eb_clock();
+  eb_status status = EB_OK;
+  eb_sealer sealer = {.session = session, .transfer = transfer, .records = records};
+  EB_ENSURE(result != NULL, EB_ERR_ARGUMENT);
+  *result = (eb_result){.bad_index = UINT64_MAX};
+  EB_TRY(eb_session_usable(session));
+  EB_TRY(eb_guard_usable(guard));
+  EB_ENSURE(records_len != NULL && transfer != NULL && guard->bridge == session->bridge, EB_ERR_ARGUMENT);
+  EB_ENSURE(pages <= EB_REKEY_PAGES && transfer->window.pages == guard->pages, EB_ERR_LENGTH);
+  EB_TRY(prepare(&sealer, transfer->window.region, first_gpa, pages * EB_PAGE_SIZE, records_cap));
+  EB_TRY(begin(&sealer, pages));
+  EB_TRY(seal_guarded(&sealer, guard, pages, &result->bad_index));
+done:
+  finish(&sealer, status, started, records_len, result);
   return status;
 }
 

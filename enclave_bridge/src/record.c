@@ -16,6 +16,8 @@ static uint64_t load(const uint8_t *in, int bytes) {
 
 void eb_store_u64le(uint8_t *out, uint64_t value) { store(out, value, 8); }
 
+uint64_t eb_load_u64le(const uint8_t *in) { return load(in, 8); }
+
 void eb_record_write(uint8_t out[EB_RECORD_HEADER_SIZE], const eb_record_header *header) {
   memcpy(out + AT_SESSION, header->session_id, EB_SESSION_ID_SIZE);
   store(out + AT_EPOCH, header->epoch, 4);

@@ -13,5 +13,6 @@ void eb_record_read(const uint8_t in[EB_RECORD_HEADER_SIZE], eb_record_header *h
 void eb_record_nonce(uint8_t out[EB_GCM_IV_SIZE], const uint8_t iv[EB_GCM_IV_SIZE], uint64_t sequence);
 
 void eb_store_u64le(uint8_t *out, uint64_t value);
+uint64_t eb_load_u64le(const uint8_t *in);
 
 #endif

@@ -9,7 +9,6 @@
 #include "record.h"
 #include "session.h"
 
-#define MAX_PAGES (UINT64_C(1) << 28)
 #define COMMIT_CHUNK 128u /* pages hashed at once */
 
 static eb_status usable(const eb_transfer *transfer) {
@@ -23,7 +22,7 @@ eb_status eb_transfer_new(eb_bridge *bridge, const uint8_t transfer_id[EB_TRANSF
   eb_transfer *made = NULL;
   EB_ENSURE(bridge != NULL && transfer_id != NULL && window != NULL && transfer != NULL, EB_ERR_ARGUMENT);
   EB_ENSURE(eb_bridge_alive(bridge), EB_ERR_FORKED);
-  EB_ENSURE(window->pages >= 1 && window->pages <= MAX_PAGES, EB_ERR_ARGUMENT);
+  EB_ENSURE(window->pages >= 1 && window->pages <= EB_MAX_WINDOW_PAGES, EB_ERR_ARGUMENT);
   EB_ENSURE(window->base_gpa % EB_PAGE_SIZE == 0, EB_ERR_UNALIGNED);
   EB_ENSURE(window->base_gpa <= UINT64_MAX - window->pages * EB_PAGE_SIZE, EB_ERR_OUT_OF_RANGE);
   made = calloc(1, sizeof *made);
@@ -48,6 +47,7 @@ void eb_transfer_free(eb_transfer *transfer) {
   if (transfer == NULL) return;
   eb_file_unmap(transfer->mapping, transfer->window.pages * EB_PAGE_SIZE);
   eb_stored_close(&transfer->file);
+  eb_guard_free(transfer->guard);
   if (eb_bridge_alive(transfer->bridge)) eb_mutex_destroy(&transfer->lock);
   free(transfer->tags);
   free(transfer->recorded);
@@ -55,7 +55,9 @@ void eb_transfer_free(eb_transfer *transfer) {
   free(transfer);
 }
 
-bool eb_transfer_has_target(const eb_transfer *transfer) { return transfer->target != NULL || transfer->file.fd >= 0; }
+bool eb_transfer_has_target(const eb_transfer *transfer) {
+  return transfer->target != NULL || transfer->file.fd >= 0 || transfer->guard != NULL;
+}
 
 eb_status eb_transfer_set_target_fd(eb_transfer *transfer, int fd, uint64_t fd_offset) {
   eb_status status = EB_OK;
@@ -88,6 +90,24 @@ eb_status eb_transfer_set_target_memory(eb_transfer *transfer, uint8_t *memory, 
     status = EB_ERR_STATE;
   else
     transfer->target = memory;
+  eb_mutex_unlock(&transfer->lock);
+done:
+  return status;
+}
+
+eb_status eb_transfer_set_guard(eb_transfer *transfer, eb_guard *guard) {
+  eb_status status = EB_OK;
+  EB_TRY(usable(transfer));
+  EB_TRY(eb_guard_usable(guard));
+  EB_ENSURE(guard->bridge == transfer->bridge, EB_ERR_ARGUMENT);
+  EB_ENSURE(guard->pages == transfer->window.pages, EB_ERR_LENGTH);
+  eb_mutex_lock(&transfer->lock);
+  if (eb_transfer_has_target(transfer)) {
+    status = EB_ERR_STATE;
+  } else {
+    eb_guard_hold(guard);
+    transfer->guard = guard;
+  }
   eb_mutex_unlock(&transfer->lock);
 done:
   return status;
@@ -128,6 +148,7 @@ void eb_transfer_drop(eb_transfer *transfer, uint64_t index) {
 }
 
 static eb_status store_run(eb_transfer *transfer, uint64_t first, const uint8_t *pages, size_t n) {
+  if (transfer->guard != NULL) return eb_guard_put(transfer->guard, first, pages, n);
   if (transfer->target == NULL) return eb_stored_write(&transfer->file, first * EB_PAGE_SIZE, pages, n * EB_PAGE_SIZE);
   memcpy(transfer->target + first * EB_PAGE_SIZE, pages, n * EB_PAGE_SIZE);
   return EB_OK;

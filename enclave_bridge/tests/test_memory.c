@@ -19,7 +19,7 @@ static bool in_child(bool (*body)(void *), void *argument) {
 }
 
 static void check_arena(bool allow_secret) {
-  const eb_pool_plan plan[EB_POOLS] = {{100, 3}, {5000, 1}, {EB_PAGE_SIZE, 2}, {EB_PAGE_SIZE, 1}};
+  const eb_pool_plan plan[EB_POOLS] = {{100, 3}, {5000, 1}, {EB_PAGE_SIZE, 2}, {EB_PAGE_SIZE, 1}, {64, 1}};
   eb_arena arena;
   CHECK_OK(eb_arena_open(&arena, plan, allow_secret));
   CHECK(allow_secret || arena.memory.kind == EB_MEMORY_LOCKED);
@@ -50,7 +50,7 @@ static bool touch(void *address) {
 }
 
 static void test_arena_when_overrun_hits_a_guard_page(void) {
-  const eb_pool_plan plan[EB_POOLS] = {{EB_PAGE_SIZE, 1}, {EB_PAGE_SIZE, 1}, {EB_PAGE_SIZE, 1}, {EB_PAGE_SIZE, 1}};
+  const eb_pool_plan plan[EB_POOLS] = {{EB_PAGE_SIZE, 1}, {EB_PAGE_SIZE, 1}, {EB_PAGE_SIZE, 1}, {EB_PAGE_SIZE, 1}, {64, 1}};
   eb_arena arena;
   CHECK_OK(eb_arena_open(&arena, plan, true));
   for (int i = 0; i < EB_POOLS; i++) {
@@ -72,7 +72,7 @@ static bool open_without_memlock(void *nothing) {
 
 __attribute__((unused)) static bool open_arena_without_memlock(void *nothing) {
   (void)nothing;
-  const eb_pool_plan plan[EB_POOLS] = {{100, 3}, {100, 1}, {EB_PAGE_SIZE, 2}, {EB_PAGE_SIZE, 1}};
+  const eb_pool_plan plan[EB_POOLS] = {{100, 3}, {100, 1}, {EB_PAGE_SIZE, 2}, {EB_PAGE_SIZE, 1}, {64, 1}};
   const struct rlimit none = {0, 0};
   eb_arena arena;
   if (setrlimit(RLIMIT_MEMLOCK, &none) != 0) return false;

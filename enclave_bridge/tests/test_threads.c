@@ -1,5 +1,7 @@
 /* Several threads on one session, many sessions on few lanes, and a close in the middle. */
 #include <pthread.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "pair.h"
 
@@ -93,6 +95,41 @@ static void test_bridges_when_opened_by_many_threads_are_independent(void) {
 }
 
 typedef struct {
+  eb_pair *pair;
+  eb_source *source;
+} reader;
+
+static void *seal_from_file(void *argument) {
+  const reader *shared = argument;
+  const size_t room = WINDOW_PAGES * EB_RECORD_SIZE;
+  uint8_t *records = malloc(room);
+  size_t len = 0;
+  CHECK(records != NULL);
+  for (int i = 0; i < 20; i++)
+    CHECK_OK(eb_pages_seal_from(shared->pair->client, NULL, REGION, BASE_GPA, shared->source, 0,
+                                WINDOW_PAGES * EB_PAGE_SIZE, records, room, &len, NULL));
+  free(records);
+  return NULL;
+}
+
+static void test_source_when_more_threads_than_slots_seal_from_it_serves_all(void) {
+  _Static_assert(THREADS > EB_STAGING_SLOTS, "or none waits");
+  eb_pair *pair = pair_new(EB_SUITE_P256_SHA256_AES128GCM, NULL);
+  reader shared = {.pair = pair};
+  pthread_t threads[THREADS];
+  const int fd = memfd_create("source", MFD_CLOEXEC);
+  CHECK(fd >= 0 && write(fd, pair->plain, sizeof pair->plain) == sizeof pair->plain);
+  CHECK_OK(eb_source_open(pair->bridge, fd, 0, sizeof pair->plain, &shared.source));
+  close(fd);
+  for (size_t i = 0; i < THREADS; i++) CHECK(pthread_create(&threads[i], NULL, seal_from_file, &shared) == 0);
+  for (size_t i = 0; i < THREADS; i++) CHECK(pthread_join(threads[i], NULL) == 0);
+  CHECK(pair->client->send_sequence == THREADS * 20 * WINDOW_PAGES);
+  CHECK(pool_is_zero(pair->bridge, EB_POOL_STAGING));
+  eb_source_free(shared.source);
+  pair_free(pair);
+}
+
+typedef struct {
   eb_arena *arena;
   void *slot;
 } waiter;
@@ -104,7 +141,7 @@ static void *wait_for_lane(void *argument) {
 }
 
 static void test_lanes_when_all_are_used_make_callers_wait(void) {
-  const eb_pool_plan plan[EB_POOLS] = {{64, 1}, {64, 1}, {64, 1}, {64, 1}};
+  const eb_pool_plan plan[EB_POOLS] = {{64, 1}, {64, 1}, {64, 1}, {64, 1}, {64, 1}};
   eb_arena arena;
   pthread_t thread;
   CHECK_OK(eb_arena_open(&arena, plan, true));
@@ -121,6 +158,7 @@ int main(void) {
   RUN(test_bridges_when_opened_by_many_threads_are_independent);
   RUN(test_session_when_used_by_many_threads_uses_each_number_once);
   RUN(test_session_when_closed_by_another_thread_ends_every_caller);
+  RUN(test_source_when_more_threads_than_slots_seal_from_it_serves_all);
   RUN(test_lanes_when_all_are_used_make_callers_wait);
   return 0;
 }

@@ -7,9 +7,11 @@ with Client("127.0.0.1:7443", platform=platform, appraiser=appraiser, regions={"
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -27,6 +29,7 @@ from pagegate.rpc import codec
 from pagegate.rpc.codec import Batch
 from pagegate.rpc.errors import from_rpc_error
 from pagegate.rpc.retry import Retries
+from pagegate.rpc.ring_client import ClientRing, OpenRing
 from pagegate.rpc.spans import Batches, call_span
 from pagegate.rpc.tls import ClientTls
 from pagegate.telemetry import NO_TELEMETRY, TraceContext, Tracing
@@ -41,10 +44,21 @@ from pagegate.v1 import transfer_pb2 as pb
 _T = TypeVar("_T")
 _SERVICE = "/pagegate.v1.PageTransfer/"
 _RESUMABLE = frozenset(
-    {"PEER_UNAVAILABLE", "TRANSFER_TRUNCATED", "TRANSFER_IN_USE", "CANCELLED", "DRAINING", "BATCH_OUT_OF_ORDER"}
+    {
+        "PEER_UNAVAILABLE",
+        "TRANSFER_TRUNCATED",
+        "TRANSFER_IN_USE",
+        "CANCELLED",
+        "DRAINING",
+        "BATCH_OUT_OF_ORDER",
+        "RING_CLOSED",
+        "RING_CORRUPT",
+        "RING_TIMEOUT",
+    }
 )
 _ANOTHER_PIN = frozenset({"PEER_UNAVAILABLE", "TLS_BINDING"})
 _REATTEST = frozenset({"SESSION_UNKNOWN", "SESSION_EXPIRED", "SESSION_CLOSED", "EXHAUSTED", "EPOCH"})
+_END_WITHIN_S = 1.0
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.max_send_message_length", 64 << 20),
@@ -74,6 +88,24 @@ class Read:
     generation: int
 
 
+@dataclass(frozen=True, slots=True)
+class RegionCheck:
+    """What a server found when it checked a region's pages against their MACs."""
+
+    generation: int
+    pages: int
+    """Checked."""
+    bad_pages: int
+    """Of them are not what was written: the memory was tampered with."""
+    bad: tuple[tuple[int, int], ...]
+    """First address and number of pages of each run of them, ascending; at most the first 256 runs."""
+
+    @property
+    def intact(self) -> bool:
+        """True when every page is what was written."""
+        return self.bad_pages == 0
+
+
 class Client:
     """One attested peer of one server. Attests on first use, and again by itself when the session has ended."""
 
@@ -89,9 +121,14 @@ class Client:
         telemetry: Tracing = NO_TELEMETRY,
         suites: Sequence[eb.Suite] = SUITES_DEFAULT,
         max_resumes: int = 8,
+        ring: bool | Path = False,
     ) -> None:
         """`target`: a gRPC target such as "host:7443". `regions`: what to ask for, "read", "write" or "read-write".
-        `tls`: the server certificate to accept; of several, each connection accepts one (ClientTls.pins)."""
+        `tls`: the server certificate to accept; of several, each connection accepts one (ClientTls.pins).
+
+        `ring`: send through shared memory where the server offers it and is on this host, else by gRPC; a path is
+        where the server's Unix socket is seen from here.
+        """
         self._platform = MeasuredPlatform(platform, telemetry, "client")
         self._appraiser = MeasuredAppraiser(appraiser, telemetry, "client")
         self._regions = {name: AccessMode(mode) for name, mode in regions.items()}
@@ -103,6 +140,7 @@ class Client:
         self._max_resumes = max_resumes
         self._established: Established | None = None
         self._target = target
+        self._ring = ClientRing(ring, self._bridge, telemetry)
         self._dial()
 
     def _dial(self) -> None:
@@ -120,8 +158,14 @@ class Client:
         self._pages = self._channel.stream_stream(
             _SERVICE + "TransferPages", codec.encode, pb.TransferPagesResponse.FromString
         )
+        self._open_ring: OpenRing = self._channel.unary_unary(
+            _SERVICE + "OpenRing", pb.OpenRingRequest.SerializeToString, pb.OpenRingResponse.FromString
+        )
         self._get = self._channel.unary_stream(
             _SERVICE + "GetRegion", pb.GetRegionRequest.SerializeToString, codec.decode_region
+        )
+        self._verify = self._channel.unary_unary(
+            _SERVICE + "VerifyRegion", pb.VerifyRegionRequest.SerializeToString, pb.VerifyRegionResponse.FromString
         )
 
     def _next_pin(self) -> None:
@@ -205,7 +249,10 @@ class Client:
                 )
             )
             finished = _next(call, "server_finished").server_finished
-            return handshake.establish(finished.parameters, finished.server_finished)
+            established = handshake.establish(finished.parameters, finished.server_finished)
+            outgoing.put(None)
+            _let_end(call)
+            return established
         except grpc.RpcError as error:
             raise from_rpc_error(error, HandshakeError) from error
         finally:
@@ -268,6 +315,11 @@ class Client:
                 if not retries.pause(error):
                     raise
 
+    @property
+    def ring_in_use(self) -> bool:
+        """True when pages go through shared memory."""
+        return self._ring.in_use
+
     def _stream(self, sender: Sender, transfer: TraceContext | None) -> int:
         established = self.session
         with call_span(self._telemetry, _SERVICE[1:] + "TransferPages", "client") as span:
@@ -275,6 +327,7 @@ class Client:
 
     def _streamed(self, sender: Sender, established: Established, sealed: SealHook) -> int:
         session = established.session
+        ring = self._ring.of(established, self._open_ring)
         if sender.region != established.regions.get(sender.region.name):
             raise TransferError("REGION_NOT_GRANTED", f"region {sender.region.name} changed since the transfer began")
         failure: list[BaseException] = []
@@ -296,8 +349,9 @@ class Client:
                 if not begun.get():
                     return
                 count = -(-sender.pages // established.limits.max_batch_pages)
-                for number, records in sender.batches(established, sealed):
-                    yield Batch(records, number)
+                for number, records in sender.batches(established, sealed, ring):
+                    if records is not None:
+                        yield Batch(records, number)
                     count = number + 1
                 if count * established.limits.max_batch_pages >= sender.pages and not failure:
                     yield pb.TransferPagesRequest(
@@ -307,7 +361,8 @@ class Client:
                 failure.append(error)
                 call.cancel()
 
-        call = self._pages(requests(), metadata=self._telemetry.metadata())
+        carry = self._pages if ring is None else ring.pages
+        call = carry(requests(), metadata=self._telemetry.metadata())
         try:
             for response in call:
                 step = response.WhichOneof("step")
@@ -318,12 +373,17 @@ class Client:
                     sender.acknowledged(established, response.ack.batches, response.ack.receipt)
                 elif step == "committed":
                     sender.committed(session, response.committed.generation, response.committed.receipt)
+                    _let_end(call)
                     return int(response.committed.generation)
             raise TransferError("TRANSFER_TRUNCATED", "the server ended the stream before it committed")
         except grpc.RpcError as error:
             if failure:
                 raise failure[0] from error
             raise from_rpc_error(error) from error
+        except PagegateError as error:
+            # A server closes the ring of a transfer that it refuses. What is resumed goes on by gRPC.
+            self._ring.drop(ask_again=error.reason not in _RESUMABLE)
+            raise (failure[0] if failure and error.reason.startswith("RING_") else error) from None
         finally:
             sender.stop()
             begun.put(False)
@@ -410,6 +470,41 @@ class Client:
                     return target, Read(granted.pages, granted.base_gpa, generation)
         raise TransferError("TRANSFER_TRUNCATED", "the server ended the read before its end; nothing is returned")
 
+    # ---- verify ---------------------------------------------------------------------
+
+    def verify_region(self, region: str) -> RegionCheck:
+        """Has the server check the region's committed pages against their MACs; needs a grant to read it.
+
+        Raises TransferError REGION_UNPROTECTED when it keeps none.
+        """
+        with self._telemetry.span("pagegate.client.verify", {"pagegate.region": region}, kind="client"):
+            return self._once_more(lambda: self._verify_region(region))
+
+    def _verify_region(self, region: str) -> RegionCheck:
+        granted = self._granted(region, AccessMode.READ)
+        established = self.session
+        session = established.session
+        nonce = self._bridge.random(macs.NONCE_SIZE)
+        request = pb.VerifyRegionRequest(
+            session_id=established.session_id,
+            region=granted.number,
+            first_gpa=granted.base_gpa,
+            pages=granted.pages,
+            nonce=nonce,
+            mac=session.mac(eb.MacPurpose.CONTROL, macs.verify(nonce, granted.number, granted.base_gpa, granted.pages)),
+        )
+        answer = self._verify(request, metadata=self._telemetry.metadata())
+        bad = tuple((r.first_gpa, r.pages) for r in answer.bad)
+        with transfer_faults():
+            session.check_mac(
+                eb.MacPurpose.CONTROL,
+                macs.verified(nonce, answer.generation, answer.pages, answer.bad_pages, bad),
+                answer.mac,
+            )
+        if answer.pages != granted.pages:
+            raise TransferError("TRANSFER_INCOMPLETE", f"the server checked {answer.pages} of {granted.pages} pages")
+        return RegionCheck(answer.generation, answer.pages, answer.bad_pages, bad)
+
     # ---- shared -----------------------------------------------------------------------
 
     def _once_more(self, call: Callable[[], _T]) -> _T:
@@ -438,6 +533,7 @@ class Client:
         return region
 
     def _drop_session(self) -> None:
+        self._ring.drop(ask_again=True)
         if self._established is not None:
             self._established.session.close()
             self._established = None
@@ -456,6 +552,13 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _let_end(call: object) -> None:
+    """Lets the server end a gRPC call that has done its work: cancelled, it would count among its failures."""
+    ended = threading.Event()
+    if isinstance(call, grpc.Call) and call.add_callback(ended.set):
+        ended.wait(_END_WITHIN_S)
 
 
 def _next(call: Iterator[att.AttestResponse], step: str) -> att.AttestResponse:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,14 @@ class PlatformName(StrEnum):
     CONFIGFS_TSM = "configfs-tsm"
     SEV_GUEST = "sev-guest"
     SIMULATED = "simulated"
+
+
+class SealingName(StrEnum):
+    """Where the sealing key comes from."""
+
+    AUTO = "auto"
+    FILE = "file"
+    SNP = "snp"
 
 
 class LogLevel(StrEnum):
@@ -149,6 +158,16 @@ class ServeConfig(PeerConfig):
         (),
         description="A region, NAME=SIZE[@BASE_GPA][:DIRECTORY], in memory without a directory. May be repeated.",
     )
+    unprotected: tuple[str, ...] = Field(
+        (),
+        description="Name of a region that keeps no page MACs: then changes of its memory or files by others go unseen. "
+        "May be repeated.",
+    )
+    sealing: SealingName = Field(
+        SealingName.AUTO,
+        description="Where the key comes from under which page MACs of file-backed regions are kept: 'snp' is derived by "
+        "the firmware for this guest, 'file' is STATE/sealing.key. 'auto' is 'snp', but 'file' when simulated.",
+    )
     tls_cert: Path | None = Field(None, description="Server certificate (PEM); turns TLS on together with --tls-key.")
     tls_key: Path | None = Field(None, description="Private key of the server certificate (PEM).")
     max_sessions: int = Field(256, ge=1, le=65536, description="Sessions open at once; each takes locked memory.")
@@ -181,6 +200,11 @@ class ServeConfig(PeerConfig):
     max_batches_in_flight: int = Field(32, ge=1, le=1024, description="Most batches a sender may be ahead.")
     shadow_policy: Path | None = Field(
         None, description="Policy on trial: what it would decide otherwise is logged, and never obeyed."
+    )
+    ring_socket: Path | None = Field(
+        None,
+        description="Unix socket that hands shared memory to attested peers on this host: sealed pages then cross "
+        "without gRPC. They may use it or not.",
     )
     warn_days: float = Field(
         14.0, ge=0, description="Days before its own certificates or CRL expire that the server begins to warn."
@@ -221,14 +245,18 @@ class ServeConfig(PeerConfig):
     log_json: bool = Field(False, description="Write logs as JSON lines with trace ids (SIGHUP reloads it).")
     log_level: LogLevel = Field(LogLevel.INFO, description="Least important log lines to write (SIGHUP reloads it).")
 
-    @field_validator("region", "status_name", mode="before")
+    @field_validator("region", "status_name", "unprotected", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:
         return tuple(value.split()) if isinstance(value, str) else value
 
     def regions(self) -> tuple[RegionSpec, ...]:
         """The regions, parsed. Raises ConfigError."""
-        return tuple(parse_region(text) for text in self.region)
+        specs = tuple(parse_region(text) for text in self.region)
+        unknown = set(self.unprotected) - {spec.name for spec in specs}
+        if unknown:
+            raise ConfigError("REGION", f"--unprotected names no region: {', '.join(sorted(unknown))}")
+        return tuple(replace(spec, protect=spec.name not in self.unprotected) for spec in specs)
 
 
 def load(kind: type[PeerConfig], given: dict[str, Any], file: Path | None) -> PeerConfig:

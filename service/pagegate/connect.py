@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pagegate.client import Client
-from pagegate.config import PeerConfig, PlatformName
+from pagegate.config import PeerConfig, PlatformName, SealingName, ServeConfig
 from pagegate.endorsements import EndorsementSettings, build_source
 from pagegate.endorsements.settings import KDS_URL
 from pagegate.errors import ConfigError
@@ -15,6 +15,7 @@ from pagegate.evidence.model import AccessMode
 from pagegate.evidence.policy import Policy, load_policy
 from pagegate.evidence.snp.anchors import TrustAnchor, amd_anchors, simulated_anchor
 from pagegate.platforms.model import Platform
+from pagegate.platforms.sealing import SealingSource, file_key, snp_key
 from pagegate.platforms.simulated import SimulatedPlatform, SimulatedRoot, measurement_of
 from pagegate.telemetry import NO_TELEMETRY, Tracing
 
@@ -48,6 +49,14 @@ def build_platform(config: PeerConfig) -> Platform:
     from pagegate.platforms.detect import open_platform  # noqa: PLC0415 - hardware only when asked for
 
     return open_platform(config.platform.value)
+
+
+def build_sealing(config: ServeConfig) -> SealingSource:
+    """Where the sealing key comes from. A hardware platform never falls back to a file: a host could read that."""
+    simulated = config.platform is PlatformName.SIMULATED
+    if config.sealing is SealingName.FILE or (config.sealing is SealingName.AUTO and simulated):
+        return file_key(config.state / "sealing.key")
+    return snp_key()
 
 
 def policy_path(config: PeerConfig) -> Path:

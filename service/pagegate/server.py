@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -22,13 +23,16 @@ from pagegate.handshake.measured import MeasuredAppraiser, MeasuredPlatform
 from pagegate.handshake.model import HANDSHAKE_TIMEOUT_S, SUITES_DEFAULT, Limits
 from pagegate.handshake.server import ServerHandshake, ServerSettings
 from pagegate.platforms.model import Platform
+from pagegate.platforms.sealing import SealingSource
 from pagegate.rpc import transfer as rpc_transfer
 from pagegate.rpc.admission import Admission, AdmissionLimits, Gate
 from pagegate.rpc.attestation import AttestationServicer
 from pagegate.rpc.events import Observer, ServerEvent, ignore
 from pagegate.rpc.pace import Watchdog
+from pagegate.rpc.ring_server import RingServer
 from pagegate.rpc.tls import ServerTls, TlsInForce
 from pagegate.telemetry import NO_TELEMETRY, Tracing
+from pagegate.transfer.protection import GuardMaker
 from pagegate.transfer.region import RegionSpec, RegionTable
 from pagegate.transfer.registry import TransferRegistry
 from pagegate.transfer.session import SessionTable
@@ -43,6 +47,7 @@ _SERVICES = (
 FINISH_SHARE = 0.5
 """Share of the grace period in which running streams may end by themselves; the rest is for their commits."""
 _LAST_WORDS_S = 0.5
+_PROBE_WATCHERS = 8
 READINESS = "readiness"
 """Health service for readiness probes: also NOT_SERVING while no peer could believe this machine. That of "" tells
 only that the process serves: sessions that are open go on."""
@@ -71,10 +76,20 @@ class ServerOptions:
     stale_transfer_s: float = 30.0
     """Seconds after which a broken transfer loses its region to another writer."""
     tls: ServerTls | None = None
+    sealing: SealingSource | None = None
+    """Where the key comes from that page MACs of file-backed regions are kept under; None leaves those without."""
     tls_overlap_s: float = 3600.0
     """Seconds for which a replaced certificate is attested to connections that were opened with it."""
     health_listen: str | None = None
     """Address and port of a plain-text port with the health service alone; None for none."""
+    ring_socket: Path | None = None
+    """Unix socket that hands shared memory to peers on this host; None offers none."""
+
+
+def _guards_for(regions: int, streams: int) -> int:
+    """Each region has the guard of its committed and of its staged generation, two for a moment at a renewal; a read
+    may keep that of a former one; a sealing key takes a slot, and another while it is made."""
+    return min(65536, 3 * regions + streams + 2)
 
 
 class Server:
@@ -97,8 +112,12 @@ class Server:
         self._appraiser = appraiser
         self.platform = platform
         self.traffic = Traffic()
-        self.bridge = eb.Bridge(max_sessions=options.max_sessions, max_handshakes=options.max_handshakes + 1)
-        self.regions = RegionTable(regions)
+        self.bridge = eb.Bridge(
+            max_sessions=options.max_sessions,
+            max_handshakes=options.max_handshakes + 1,
+            max_guards=_guards_for(len(regions), options.admission.threads),
+        )
+        self.regions = RegionTable(regions, GuardMaker(self.bridge, options.sealing))
         self.sessions = SessionTable(options.max_sessions)
         self._registry = TransferRegistry(self.bridge, stale_after_s=options.stale_transfer_s)
         self.gate = Gate(options.admission)
@@ -126,18 +145,25 @@ class Server:
             timeout_s=options.handshake_timeout_s,
         )
         attestation_pb2_grpc.add_AttestationServicer_to_server(self.attestation, self._grpc)
-        rpc_transfer.add_to_server(
-            rpc_transfer.PageTransferServicer(
-                self.bridge, self.regions, self.sessions, self._registry, telemetry, observer, self.traffic
-            ),
-            self._grpc,
+        pages = rpc_transfer.PageTransferServicer(
+            self.bridge, self.regions, self.sessions, self._registry, telemetry, observer, self.traffic
         )
+        rpc_transfer.add_to_server(pages, self._grpc)
         # The blocking form: the interceptor paces and counts it as it does every call.
         self._health = health.HealthServicer(experimental_non_blocking=False)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
         self.port = self._bind(options)
         self._probes = self._probe_server(options.health_listen) if options.health_listen else None
+        if options.ring_socket is not None:
+            pages.rings = RingServer(
+                options.ring_socket,
+                pages.transfer_pages,
+                self.sessions,
+                self.gate,
+                batch_pages=options.limits.max_batch_pages,
+            )
+        self._rings = pages.rings
         self._stopping = threading.Lock()
 
     def _settings(self) -> ServerSettings:
@@ -161,7 +187,13 @@ class Server:
 
     def _probe_server(self, listen: str) -> grpc.Server:
         """Health checks in plain text and nothing else: kubelet's probes speak no TLS."""
-        probes = grpc.server(ThreadPoolExecutor(max_workers=2, thread_name_prefix="pagegate-probe"))
+        limits = AdmissionLimits(max_streams=_PROBE_WATCHERS)
+        probes = grpc.server(
+            ThreadPoolExecutor(limits.threads, thread_name_prefix="pagegate-probe"),
+            interceptors=[Admission(Gate(limits), self._readers, self._watchdog, NO_TELEMETRY, ignore)],
+            maximum_concurrent_rpcs=limits.threads,
+            options=_channel_options(self.options),
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, probes)
         try:
             probes.add_insecure_port(listen)
@@ -190,6 +222,8 @@ class Server:
             self._observer(ServerEvent("start", region.spec.name, {"generation": region.generation}))
         self._watchdog.start()
         self._grpc.start()
+        if self._rings is not None:
+            self._rings.start()
         if self._probes is not None:
             self._probes.start()
         for service in ("", READINESS, *_SERVICES):
@@ -230,6 +264,8 @@ class Server:
                     "refusal",
                     live.verdict.identity or live.peer_address,
                     {"reason": "POLICY_CHANGED", "session": live.established.session_id.hex()},
+                    "the policy in force no longer admits this peer as it attested, or its grants; the session is closed",
+                    verdict.failures,
                 )
             )
         return closed
@@ -240,19 +276,26 @@ class Server:
         self.gate.drain(finish_s)
         self._health.enter_graceful_shutdown()
 
+    def finish(self, grace_s: float, hurry: threading.Event | None = None) -> bool:
+        """Drains and waits for running calls, up to `grace_s` or until `hurry`. True when all have ended."""
+        self.drain(grace_s * FINISH_SHARE)
+        until = time.monotonic() + grace_s
+        idle = self.gate.wait_idle(0.0)
+        while not idle and time.monotonic() < until and not (hurry and hurry.is_set()):
+            idle = self.gate.wait_idle(min(0.1, max(0.0, until - time.monotonic())))
+        return idle
+
     def stop(self, grace_s: float = 5.0, *, hurry: threading.Event | None = None) -> bool:
-        """Drains, waits for running calls up to `grace_s` or until `hurry`, ends sessions and zeroises keys.
+        """Finishes, then cuts off what still runs, ends sessions and zeroises keys.
 
         True when every call had ended by itself.
         """
         with self._stopping:
-            self.drain(grace_s * FINISH_SHARE)
-            until = time.monotonic() + grace_s
-            idle = self.gate.wait_idle(0.0)
-            while not idle and time.monotonic() < until and not (hurry and hurry.is_set()):
-                idle = self.gate.wait_idle(min(0.1, max(0.0, until - time.monotonic())))
+            idle = self.finish(grace_s, hurry)
             # A call that has ended still has to tell its peer so.
             self._grpc.stop(_LAST_WORDS_S if idle else 0.0).wait()
+            if self._rings is not None:
+                self._rings.close()
             self._watchdog.stop()
             self._readers.shutdown(wait=False)
             if self._probes is not None:

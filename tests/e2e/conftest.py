@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,9 +60,11 @@ def site(tmp_path: Path, simulated_root: SimulatedRoot) -> Site:
     return Site(tmp_path, policy, flags)
 
 
-def run(*arguments: str, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
+def run(
+    *arguments: str, stdin: bytes = b"", before: Sequence[str] = (), **environment: str
+) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [*PAGEGATE, *arguments],
+        [*before, *PAGEGATE, *arguments],
         input=stdin,
         capture_output=True,
         env={**os.environ, **environment},
@@ -73,7 +75,7 @@ def run(*arguments: str, stdin: bytes = b"", **environment: str) -> subprocess.C
 
 @pytest.fixture
 def pagegate() -> Callable[..., subprocess.CompletedProcess[bytes]]:
-    """pagegate(*arguments, stdin=..., NAME=...): runs the command."""
+    """pagegate(*arguments, stdin=..., before=[command that runs it], NAME=...): runs the command."""
     return run
 
 
@@ -86,13 +88,14 @@ class Serving:
 
 @pytest.fixture
 def serving(tmp_path: Path) -> Iterator[Callable[..., Serving]]:
-    """serving(*flags): a `pagegate serve` process that is listening; stopped by SIGTERM at the end."""
+    """serving(*flags, before=[command that runs it]): a `pagegate serve` process that is listening; stopped by
+    SIGTERM at the end."""
     with contextlib.ExitStack() as stack:
 
-        def start(*flags: str) -> Serving:
+        def start(*flags: str, before: Sequence[str] = ()) -> Serving:
             log = tmp_path / f"serve-{len(list(tmp_path.glob('serve-*')))}.log"
             process = subprocess.Popen(
-                [*PAGEGATE, "serve", *flags],
+                [*before, *PAGEGATE, "serve", *flags],
                 stdout=subprocess.PIPE,
                 stderr=stack.enter_context(log.open("w")),
                 text=True,

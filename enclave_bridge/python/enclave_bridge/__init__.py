@@ -4,7 +4,17 @@ Python holds handles: no call returns a private key, a session key or a page tha
 Any object with the buffer protocol is taken without a copy; every call releases the GIL.
 """
 
+from .channel import (
+    RECORDS_KIND,
+    Channel,
+    ChannelMessage,
+    ChannelRecords,
+    channel_capacity,
+    create_channel,
+    format_channel,
+)
 from .errors import BridgeStatusError, StatusInfo, all_statuses, status_info
+from .guards import Guard, PageRange, Sealing, SealingError, SnpFailure, TamperedPageError, Verification
 from .handles import Bridge, Handshake, Session, Source, Transfer, parse_header
 from .results import (
     BINDING_SIZE,
@@ -30,6 +40,7 @@ __all__ = [
     "HEADER_SIZE",
     "NONCE_SIZE",
     "PAGE_SIZE",
+    "RECORDS_KIND",
     "RECORD_SIZE",
     "SESSION_ID_SIZE",
     "TAG_SIZE",
@@ -37,19 +48,32 @@ __all__ = [
     "Bridge",
     "BridgeInfo",
     "BridgeStatusError",
+    "Channel",
+    "ChannelMessage",
+    "ChannelRecords",
+    "Guard",
     "Handshake",
     "MacPurpose",
     "OpenResult",
+    "PageRange",
     "RecordHeader",
     "Role",
     "SealResult",
+    "Sealing",
+    "SealingError",
     "Session",
     "SessionStats",
+    "SnpFailure",
     "Source",
     "StatusInfo",
     "Suite",
+    "TamperedPageError",
     "Transfer",
+    "Verification",
     "all_statuses",
+    "channel_capacity",
+    "create_channel",
+    "format_channel",
     "parse_header",
     "status_info",
 ]

@@ -106,7 +106,7 @@ class Bridge(_Handle):
 
     `gcm_kernel` names the AES-GCM to use (tests and benchmarks: avx512, vaes256, aesni, openssl); None is the
     fastest that this CPU can run. One that it cannot run is an `ARGUMENT` error. So is a `file_io` (io_uring, pread)
-    that cannot be had; None is io_uring where the kernel lets us.
+    that cannot be had; None is io_uring where the kernel lets us. `max_guards` counts sealing keys too.
     """
 
     __slots__ = ()
@@ -118,10 +118,12 @@ class Bridge(_Handle):
         max_handshakes: int = 64,
         gcm_kernel: str | None = None,
         file_io: str | None = None,
+        max_guards: int = 64,
     ) -> None:
         options = ffi.new("eb_bridge_options *")
         options.max_sessions = _unsigned(max_sessions, _U32_MAX)
         options.max_handshakes = _unsigned(max_handshakes, _U32_MAX)
+        options.max_guards = _unsigned(max_guards, _U32_MAX)
         name = None if gcm_kernel is None else ffi.new("char[]", gcm_kernel.encode())
         options.gcm_kernel = ffi.NULL if name is None else name
         files = None if file_io is None else ffi.new("char[]", file_io.encode())

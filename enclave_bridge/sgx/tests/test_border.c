@@ -124,7 +124,7 @@ static void test_every_kernel_of_this_cpu_works_inside(void) {
   const char *names[] = {"avx512", "vaes256", "aesni", "openssl", "none such"};
   unsigned worked = 0;
   for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-    const eb_bridge_options options = {4, 4, names[i]};
+    const eb_bridge_options options = {.max_sessions = 4, .max_handshakes = 4, .gcm_kernel = names[i]};
     eb_bridge *bridge = NULL;
     eb_bridge_info info;
     eb_status status = eb_bridge_open(&options, &bridge); /* with its self-test */
@@ -170,6 +170,32 @@ static void test_target_when_a_file_is_mapped_outside(void) {
   CHECK(pread(fd, page, sizeof page, 5 * EB_PAGE_SIZE) == EB_PAGE_SIZE);
   CHECK(memcmp(page, plain + 5 * EB_PAGE_SIZE, sizeof page) == 0);
   eb_transfer_free(into_file);
+  close(fd);
+  close_scene(&s);
+}
+
+static void test_source_when_a_file_is_sealed_arrives_padded(void) {
+  scene s = open_scene();
+  const size_t len = 3 * EB_PAGE_SIZE, cut = 100;
+  const int fd = memfd_create("source", 0);
+  static const uint8_t zero[EB_PAGE_SIZE];
+  eb_source *source = NULL;
+  eb_result result;
+  size_t records_len = 0;
+  CHECK(fd >= 0 && pwrite(fd, plain, len - cut, 0) == (ssize_t)(len - cut));
+  CHECK_STATUS(EB_ERR_SOURCE_UNREADABLE, eb_source_open(s.bridge, fd, 0, len, &source)); /* shorter */
+  CHECK_OK(eb_source_open(s.bridge, fd, 0, len - cut, &source));
+  CHECK_STATUS(EB_ERR_LENGTH, eb_pages_seal_from(s.client, s.sent, REGION, BASE, source, 0, len + EB_PAGE_SIZE, records,
+                                                 sizeof records, &records_len, NULL));
+  CHECK_OK(eb_pages_seal_from(s.client, s.sent, REGION, BASE, source, 0, len, records, sizeof records, &records_len,
+                              &result));
+  CHECK(result.pages == 3);
+  CHECK_OK(eb_pages_open(s.server, s.received, records, records_len, &result));
+  CHECK(memcmp(target, plain, len - cut) == 0 && memcmp(target + len - cut, zero, cut) == 0);
+  CHECK(ftruncate(fd, 10) == 0);
+  CHECK_STATUS(EB_ERR_SOURCE_UNREADABLE, eb_pages_seal_from(s.client, s.sent, REGION, BASE, source, 0, len, records,
+                                                            sizeof records, &records_len, NULL));
+  eb_source_free(source);
   close(fd);
   close_scene(&s);
 }
@@ -375,6 +401,7 @@ int main(void) {
   RUN(test_every_kernel_of_this_cpu_works_inside);
   RUN(test_report_when_made_carries_the_binding_and_nothing_else);
   RUN(test_target_when_a_file_is_mapped_outside);
+  RUN(test_source_when_a_file_is_sealed_arrives_padded);
   RUN(test_user_check_pointers_when_any_byte_is_inside_are_refused);
   RUN(test_copied_pointers_when_inside_or_too_long_are_refused);
   RUN(test_parameter_block_when_inside_is_refused);

@@ -133,7 +133,8 @@ static bool outside(const void *pointer, size_t len) {
 /* ---- bridge -------------------------------------------------------------------------------- */
 
 int ecall_bridge_open(uint32_t max_sessions, uint32_t max_handshakes, const char *gcm_kernel) {
-  const eb_bridge_options options = {max_sessions, max_handshakes, gcm_kernel};
+  const eb_bridge_options options = {
+      .max_sessions = max_sessions, .max_handshakes = max_handshakes, .gcm_kernel = gcm_kernel};
   eb_status status = EB_OK;
   eb_mutex_lock(&border.lock);
   EB_ENSURE(border.bridge == NULL, EB_ERR_STATE);

@@ -1,10 +1,14 @@
 /* enclave_bridge.h for the application, by ECALLs: one enclave a bridge. Nothing here is trusted. */
 #include "enclave_bridge_sgx.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <sgx_urts.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "enclave_bridge_u.h"
@@ -32,6 +36,12 @@ struct eb_handshake {
 struct eb_session {
   eb_bridge *bridge;
   uint64_t handle;
+};
+
+struct eb_source {
+  eb_bridge *bridge;
+  int fd;
+  uint64_t offset, len;
 };
 
 struct eb_transfer {
@@ -68,12 +78,12 @@ static eb_status usable(const eb_bridge *bridge) { return bridge->opener == getp
 /* ---- bridge -------------------------------------------------------------------------------- */
 
 eb_status eb_bridge_open(const eb_bridge_options *options, eb_bridge **bridge) {
-  const eb_bridge_options defaults = {256, 64, NULL};
+  const eb_bridge_options defaults = {.max_sessions = 256, .max_handshakes = 64};
   eb_status status = EB_OK;
   eb_bridge *made = NULL;
   int returned = 0;
   if (options == NULL) options = &defaults;
-  EB_ENSURE(bridge != NULL, EB_ERR_ARGUMENT);
+  EB_ENSURE(bridge != NULL && options->file_io == NULL, EB_ERR_ARGUMENT); /* there is no choice of it here */
   made = calloc(1, sizeof *made);
   EB_ENSURE(made != NULL, EB_ERR_MEMORY);
   EB_ENSURE(sgx_create_enclave(EB_SGX_ENCLAVE, SGX_DEBUG_FLAG, NULL, NULL, &made->enclave, NULL) == SGX_SUCCESS,
@@ -322,5 +332,63 @@ eb_status eb_pages_open(eb_session *session, eb_transfer *transfer, const uint8_
   CALL(BRIDGE_OF(session), ecall_pages_open, session->handle, transfer->handle, records, records_len, result);
 done:
   if (result != NULL) result->nanoseconds = eb_clock() - started;
+  return status;
+}
+
+/* ---- source: files are outside, so they are read outside ------------------------------------ */
+
+eb_status eb_source_open(eb_bridge *bridge, int fd, uint64_t offset, uint64_t len, eb_source **source) {
+  eb_status status = EB_OK;
+  eb_source *made = NULL;
+  struct stat facts;
+  EB_ENSURE(bridge != NULL && source != NULL && len > 0, EB_ERR_ARGUMENT);
+  EB_TRY(usable(bridge));
+  EB_ENSURE(fstat(fd, &facts) == 0 && S_ISREG(facts.st_mode), EB_ERR_SOURCE_UNREADABLE);
+  EB_ENSURE(offset <= INT64_MAX - len && (uint64_t)facts.st_size >= offset + len, EB_ERR_SOURCE_UNREADABLE);
+  made = calloc(1, sizeof *made);
+  EB_ENSURE(made != NULL, EB_ERR_MEMORY);
+  *made = (eb_source){hold(bridge), fcntl(fd, F_DUPFD_CLOEXEC, 0), offset, len};
+  EB_ENSURE(made->fd >= 0 && pread(made->fd, &(char){0}, 1, (off_t)offset) == 1, EB_ERR_SOURCE_UNREADABLE);
+  *source = made;
+  made = NULL;
+done:
+  eb_source_free(made);
+  return status;
+}
+
+void eb_source_free(eb_source *source) {
+  if (source == NULL) return;
+  if (source->fd >= 0) close(source->fd);
+  eb_bridge_free(source->bridge);
+  free(source);
+}
+
+/* len bytes at `at` of the source, zero beyond its end. */
+static eb_status read_source(const eb_source *source, uint64_t at, uint8_t *out, size_t len) {
+  const uint64_t there = source->len - at;
+  const size_t want = there < len ? (size_t)there : len;
+  memset(out + want, 0, len - want);
+  for (size_t done = 0; done < want;) {
+    const ssize_t n = pread(source->fd, out + done, want - done, (off_t)(source->offset + at + done));
+    if (n <= 0 && !(n < 0 && errno == EINTR)) return EB_ERR_SOURCE_UNREADABLE;
+    done += n > 0 ? (size_t)n : 0;
+  }
+  return EB_OK;
+}
+
+eb_status eb_pages_seal_from(eb_session *session, eb_transfer *transfer, uint32_t region, uint64_t first_gpa,
+                             eb_source *source, uint64_t source_offset, size_t len, uint8_t *records,
+                             size_t records_cap, size_t *records_len, eb_result *result) {
+  eb_status status = EB_OK;
+  uint8_t *plain = NULL;
+  EB_ENSURE(source != NULL && BRIDGE_OF(session) == source->bridge, EB_ERR_ARGUMENT);
+  EB_ENSURE(source_offset < source->len && len > 0 && len <= EB_REKEY_PAGES * EB_PAGE_SIZE, EB_ERR_LENGTH);
+  EB_ENSURE(len <= source->len - source_offset || len - (source->len - source_offset) < EB_PAGE_SIZE, EB_ERR_LENGTH);
+  plain = malloc(len);
+  EB_ENSURE(plain != NULL, EB_ERR_MEMORY);
+  EB_TRY(read_source(source, source_offset, plain, len));
+  EB_TRY(eb_pages_seal(session, transfer, region, first_gpa, plain, len, records, records_cap, records_len, result));
+done:
+  free(plain);
   return status;
 }

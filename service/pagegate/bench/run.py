@@ -22,6 +22,7 @@ import grpc
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 import enclave_bridge as eb
+from pagegate.bench import ring
 from pagegate.bench.peer import BASELINE
 from pagegate.bench.setup import CLIENT, appraiser, platform
 from pagegate.client import CHANNEL_OPTIONS, Client
@@ -134,8 +135,14 @@ def run(directory: Path, rounds: int, mebibytes: int, say: Say) -> Results:
             say("the bridge against openssl")
             _bridge_rounds(series, rounds)
             about = describe_machine(client.bridge_info)
+    say("pages through shared memory, between two processes")
+    through = ring.measure(rounds, mebibytes)
     named = {name: Series(_unit(name), values) for name, values in series.items()}
     named["server_resident"] = Series("MB", [resident / 1e6])
+    named["ring_one_page"] = Series("us", through.latency_us("median"))
+    named["ring_one_page_p99"] = Series("us", through.latency_us("p99"))
+    named["ring_to_server"] = Series("Gbps", through.gbps(BATCH, reverse=False))
+    named["ring_to_client"] = Series("Gbps", through.gbps(BATCH, reverse=True))
     return Results(about, named, _targets(named))
 
 
@@ -157,6 +164,10 @@ def _targets(series: Mapping[str, Series]) -> list[Target]:
         Target("TransferPage against a bare unary call, times", ratio("unary_sealed", "unary_bare"), 1.5, True),
         Target("handshake, ms of CPU on both sides together", series["handshake_cpu"].median, 15.0, True),
         Target("server resident beside its regions, MB", series["server_resident"].median, 150.0, True),
+        Target("one page through the ring, us", series["ring_one_page"].median, ring.MEDIAN_LIMIT_US, True),
+        Target("the same, 99th percentile, us", series["ring_one_page_p99"].median, ring.P99_LIMIT_US, True),
+        Target("ring to the server, Gbps", series["ring_to_server"].median, ring.GBPS_LIMIT, at_most=False),
+        Target("ring to the client, Gbps", series["ring_to_client"].median, ring.GBPS_LIMIT, at_most=False),
     ]
 
 

@@ -44,6 +44,13 @@ _RANGE = re.compile(r"(0x[0-9a-fA-F]+|[0-9]+)-(0x[0-9a-fA-F]+|[0-9]+)")
     type=click.Path(path_type=Path),
     help="The server's own certificate (PEM), its successor too if it is about to change; turns TLS on.",
 )
+@click.option(
+    "--ring",
+    type=click.Choice(["auto", "off"]),
+    default="auto",
+    show_default=True,
+    help="Send through shared memory where the server offers it and is on this host; off: always by gRPC.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @config_options(PeerConfig)
 def command(
@@ -56,6 +63,7 @@ def command(
     gpa: str | None,
     delta: bool,
     tls_server_cert: Path | None,
+    ring: str,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -86,6 +94,7 @@ def command(
                 regions={region: "write"},
                 tls=ClientTls.pins(tls_server_cert) if tls_server_cert else None,
                 telemetry=telemetry,
+                ring=ring == "auto",
             ) as client,
         ):
             limit = client.session.regions[region].pages * eb.PAGE_SIZE
@@ -98,6 +107,7 @@ def command(
                         mode="delta" if delta else "replace",
                         progress=progress,
                     )
+            carrier = "ring" if client.ring_in_use else "grpc"
             simulated = client.session.simulated
             identity = client.session.peer.identity
     finally:
@@ -113,6 +123,7 @@ def command(
                     "generation": sent.generation,
                     "seconds": round(sent.seconds, 6),
                     "resumed": sent.resumed,
+                    "carrier": carrier,
                     "server_identity": identity,
                     "simulated": simulated,
                 }

@@ -125,8 +125,10 @@ def command(**options: Any) -> None:
             click.echo(f"status page at {page.url}")
         _tend(server, signals, policy, certificate, settings, upkeep)
         _log.info("draining, %d calls under way; a second signal stops at once", server.gate.live)
-        drained = server.stop(settings.config.drain_seconds, hurry=signals.hurry)
+        drained = server.finish(settings.config.drain_seconds, signals.hurry)
         _log.info("stopped, %s", "every call had ended" if drained else "calls under way were cut off")
+    # After those who read its tables.
+    server.stop(0.0)
     if audit is not None:
         audit.close()
     telemetry.shutdown()

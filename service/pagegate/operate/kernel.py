@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from pagegate.host.events import KernelEvent, Severity, parse_line
@@ -16,8 +17,9 @@ _LEVELS = {Severity.INFO: logging.INFO, Severity.WARNING: logging.WARNING, Sever
 Told = Callable[[KernelEvent], None]
 
 
-def report(event: KernelEvent, telemetry: Tracing) -> None:
-    """Makes one event a count, a span and a log line."""
+@contextmanager
+def measured(event: KernelEvent, telemetry: Tracing) -> Iterator[None]:
+    """Makes one event a count and a span; the block tells it to people, with the span's trace id."""
     labels = {"pagegate.host.event": event.kind.value, "pagegate.host.severity": event.severity.value}
     telemetry.count("pagegate.host.events", 1, labels)
     more: dict[str, str | float] = {"pagegate.host.origin": event.origin, "pagegate.host.text": event.text}
@@ -26,11 +28,11 @@ def report(event: KernelEvent, telemetry: Tracing) -> None:
     with telemetry.span("pagegate.host.event", {**labels, **more}) as span:
         if event.severity is Severity.CRITICAL:
             span.error(event.kind.value.upper().replace("-", "_"), event.text)
-        _log.log(_LEVELS[event.severity], "kernel: %s (%s): %s", event.kind.value, event.severity.value, event.text)
+        yield
 
 
 class HostWatch:
-    """Follows the kernel in a thread of its own, from now on; a context manager. Every event is reported and told
+    """Follows the kernel in a thread of its own, from now on; a context manager. Every event is measured and told
     to `told`."""
 
     def __init__(self, telemetry: Tracing, told: Told, *, lines: KernelLines | None = None) -> None:
@@ -77,5 +79,6 @@ class HostWatch:
                 return
             event = parse_line(line) if line is not None else None
             if event is not None:
-                report(event, self._telemetry)
-                self._told(event)
+                with measured(event, self._telemetry):
+                    _log.log(_LEVELS[event.severity], "%s (%s): %s", event.kind.value, event.severity.value, event.text)
+                    self._told(event)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import enclave_bridge as eb
 from pagegate.config import ServeConfig, parse_size
+from pagegate.connect import build_sealing
 from pagegate.errors import ConfigError, PagegateError
 from pagegate.handshake.model import Limits
 from pagegate.operate.reloads import Reloads
@@ -54,6 +55,8 @@ def server_options(config: ServeConfig, tls: ServerTls | None) -> ServerOptions:
         tls=tls,
         tls_overlap_s=config.tls_overlap,
         health_listen=config.health_listen,
+        sealing=build_sealing(config),
+        ring_socket=config.ring_socket,
     )
 
 

@@ -225,11 +225,12 @@ def _call_once(descriptor: int, command: int, request: bytes | bytearray, respon
         request[:] = request_buffer.raw
     firmware_error, vmm_error = _REQUEST.unpack(call)[3:]
     if failure is not None or vmm_error or firmware_error not in (0, _NO_FIRMWARE_CALL):
-        raise _request_failed(failure, firmware_error, vmm_error) from failure
+        raise request_failed(failure, firmware_error, vmm_error) from failure
     return response
 
 
-def _request_failed(failure: OSError | None, firmware_error: int, vmm_error: int) -> PlatformError:
+def request_failed(failure: OSError | None, firmware_error: int, vmm_error: int) -> PlatformError:
+    """What a guest request that failed so means, and what to do."""
     number = (failure.errno or 0) if failure else 0
     if vmm_error == _VMM_ERROR_INVALID_LENGTH or number == errno.ENOSPC:
         return _CertificateBufferTooSmallError("SEV_GUEST_CERTIFICATES_TOO_LARGE", "certificate buffer too small")
@@ -276,12 +277,17 @@ def _require_status(response: bytearray) -> int:
     """Checks the status of a response message; returns its size field."""
     status, size = _RESPONSE_HEADER.unpack_from(response)
     if status:
-        raise PlatformError(
-            "SEV_GUEST_FIRMWARE_ERROR",
-            f"the firmware answered with status {firmware_error_name(status)}; if it is INVALID_PARAM, ask for a VMPL "
-            "that is not below the one the guest runs at (option vmpl)",
-        )
+        raise status_refused(status)
     return int(size)
+
+
+def status_refused(status: int) -> PlatformError:
+    """What a status of a response message means."""
+    return PlatformError(
+        "SEV_GUEST_FIRMWARE_ERROR",
+        f"the firmware answered with status {firmware_error_name(status)}; if it is INVALID_PARAM, ask for a VMPL "
+        "that is not below the one the guest runs at (option vmpl)",
+    )
 
 
 def _report_in(response: bytearray) -> bytes:

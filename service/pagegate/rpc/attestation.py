@@ -64,10 +64,9 @@ class AttestationServicer(pb_grpc.AttestationServicer):
                 try:
                     self._claim_slot()
                     try:
-                        yield from self._handshake(_Steps(request_iterator, self._timeout_s), peer)
+                        yield from self._handshake(_Steps(request_iterator, self._timeout_s), peer, started)
                     finally:
                         self._free_slot()
-                    self._took(started, "ok")
                 except PagegateError as error:
                     self._took(started, "refused")
                     span.set(_checks(error))
@@ -96,7 +95,7 @@ class AttestationServicer(pb_grpc.AttestationServicer):
         with self._lock:
             self._live -= 1
 
-    def _handshake(self, steps: _Steps, peer: str) -> Iterator[pb.AttestResponse]:
+    def _handshake(self, steps: _Steps, peer: str, started: float) -> Iterator[pb.AttestResponse]:
         handshake = self._new_handshake()
         try:
             hello = steps.next("client_hello").client_hello
@@ -109,6 +108,8 @@ class AttestationServicer(pb_grpc.AttestationServicer):
             # The log first: a grant that cannot be recorded is not given.
             self._accepted(peer, established)
             self._sessions.add(established, peer)
+            # Before the last message: a client may go away as soon as it has that.
+            self._took(started, "ok")
             yield pb.AttestResponse(
                 server_finished=pb.ServerFinished(parameters=grant.parameters, server_finished=grant.finished)
             )

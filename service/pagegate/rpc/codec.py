@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from google.protobuf.message import DecodeError
 
+from enclave_bridge import ChannelRecords
 from pagegate.v1 import transfer_pb2 as pb
 
 _Carrier = TypeVar("_Carrier", pb.TransferPagesRequest, pb.GetRegionResponse)
@@ -25,6 +26,14 @@ class Batch:
     """A PageBatch whose records are a view of the message that carried it."""
 
     records: memoryview | bytes
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class RingBatch:
+    """A batch whose records are still in shared memory."""
+
+    records: ChannelRecords
     number: int
 
 

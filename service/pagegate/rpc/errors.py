@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NoReturn
 
 import grpc
@@ -52,6 +53,7 @@ STATUS_OF_REASON: dict[str, grpc.StatusCode] = {
     "REGION_BUSY": grpc.StatusCode.ABORTED,
     "REGION_IO": grpc.StatusCode.INTERNAL,
     "REGION_SIZE": grpc.StatusCode.FAILED_PRECONDITION,
+    "REGION_UNPROTECTED": grpc.StatusCode.FAILED_PRECONDITION,
     # pages and transfers
     "TAMPERED": grpc.StatusCode.DATA_LOSS,
     "REPLAYED": grpc.StatusCode.ALREADY_EXISTS,
@@ -73,6 +75,10 @@ STATUS_OF_REASON: dict[str, grpc.StatusCode] = {
     "TARGET_FULL": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "TARGET_IO": grpc.StatusCode.INTERNAL,
     "NOTHING_STAGED": grpc.StatusCode.FAILED_PRECONDITION,
+    "RING_CLOSED": grpc.StatusCode.ABORTED,
+    "RING_CORRUPT": grpc.StatusCode.ABORTED,
+    "RING_TIMEOUT": grpc.StatusCode.ABORTED,
+    "RING_LIMIT": grpc.StatusCode.RESOURCE_EXHAUSTED,
     # the server as a whole
     "DRAINING": grpc.StatusCode.UNAVAILABLE,
     "TOO_MANY_STREAMS": grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -127,9 +133,13 @@ def abort(context: grpc.ServicerContext, error: PagegateError) -> NoReturn:
 
 def _details(error: grpc.Call) -> tuple[str, dict[str, str], float | None]:
     """Reason, metadata and seconds to wait, as far as the peer says. Raises ValueError, DecodeError."""
-    reason, metadata, retry_after = "", {}, None
     status = rpc_status.from_call(error)
-    for detail in status.details if status else ():
+    return _read_details(status.details if status else ())
+
+
+def _read_details(details: Iterable[Any]) -> tuple[str, dict[str, str], float | None]:
+    reason, metadata, retry_after = "", {}, None
+    for detail in details:
         if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
             info = error_details_pb2.ErrorInfo.FromString(detail.value)
             if info.domain == DOMAIN:
@@ -164,3 +174,12 @@ def from_rpc_error(error: grpc.RpcError, kind: type[PagegateError] = TransferErr
     if reason in ("EVIDENCE_REJECTED", "REGION_NOT_GRANTED") and kind is HandshakeError:
         return HandshakeError(reason, f"the server refused this side: {message}", metadata=metadata)
     return kind(reason, message, metadata=metadata, retry_after=retry_after)
+
+
+def from_status(status: Status) -> TransferError:
+    """The typed error behind a google.rpc.Status that came another way than as the end of a call."""
+    try:
+        reason, metadata, retry_after = _read_details(status.details)
+    except DecodeError:
+        reason, metadata, retry_after = "", {}, None
+    return TransferError(reason or "RING_CLOSED", status.message, metadata=metadata, retry_after=retry_after)

@@ -14,14 +14,15 @@ import enclave_bridge as eb
 from pagegate.errors import PagegateError, TransferError
 from pagegate.evidence.model import AccessMode
 from pagegate.rpc import codec, errors
-from pagegate.rpc.codec import Batch
+from pagegate.rpc.codec import Batch, RingBatch
 from pagegate.rpc.events import Observer, ServerEvent, trace_id
+from pagegate.rpc.ring_server import RingServer
 from pagegate.rpc.spans import Batches, call_span
 from pagegate.telemetry import Span, TraceContext, Tracing
 from pagegate.transfer import macs
 from pagegate.transfer.faults import transfer_faults
 from pagegate.transfer.receiver import Receiver
-from pagegate.transfer.region import Region, RegionTable
+from pagegate.transfer.region import Checked, Region, RegionTable
 from pagegate.transfer.registry import TransferRegistry
 from pagegate.transfer.session import LiveSession, SessionTable
 from pagegate.transfer.traffic import Traffic
@@ -30,9 +31,10 @@ from pagegate.v1 import transfer_pb2 as pb
 _log = logging.getLogger(__name__)
 SERVICE = "pagegate.v1.PageTransfer"
 _ACK_EVERY = 4
+_MAX_BAD_RANGES = 256
 # Where a record names its region (docs/protocol.md, page record); the bridge checks it again.
 _REGION_FIELD = slice(32, 36)
-_Requests = Iterator["pb.TransferPagesRequest | Batch"]
+_Requests = Iterator["pb.TransferPagesRequest | Batch | RingBatch"]
 
 
 class PageTransferServicer:
@@ -55,6 +57,8 @@ class PageTransferServicer:
         self._telemetry = telemetry
         self._observer = observer
         self._traffic = traffic
+        self.rings: RingServer | None = None
+        """Hands out shared memory; None: none is offered."""
 
     # ---- TransferPage -------------------------------------------------------------
 
@@ -124,7 +128,7 @@ class PageTransferServicer:
         limits = live.established.limits
         session = live.established.session
         for message in _until_broken(requests):
-            if isinstance(message, Batch):
+            if isinstance(message, Batch | RingBatch):
                 if len(message.records) > limits.max_batch_pages * eb.RECORD_SIZE:
                     raise TransferError(
                         "BATCH_TOO_LARGE",
@@ -193,40 +197,112 @@ class PageTransferServicer:
             region = self._region(live, request.region, AccessMode.READ)
             spec = region.spec
             pages = request.pages or max(0, (spec.base_gpa - request.first_gpa) // eb.PAGE_SIZE + spec.pages)
-            offset = region.window(request.first_gpa, pages)
+            region.window(request.first_gpa, pages)
             span.set({"pagegate.region": spec.name, "pagegate.pages": pages})
             with (
                 transfer_faults(),
-                region.read(self._bridge) as (source, generation),
+                region.read(self._bridge) as reading,
                 self._bridge.transfer(
                     request.transfer_id, region=region.number, base_gpa=spec.base_gpa, pages=spec.pages
                 ) as transfer,
                 self._batches("seal", region, span.context) as sealed,
             ):
                 mac = session.mac(
-                    eb.MacPurpose.RECEIPT, macs.info(request.transfer_id, spec.base_gpa, spec.pages, generation)
+                    eb.MacPurpose.RECEIPT, macs.info(request.transfer_id, spec.base_gpa, spec.pages, reading.generation)
                 )
-                self._told("read", live, region, generation, pages)
+                self._told("read", live, region, reading.generation, pages)
                 yield pb.GetRegionResponse(
-                    info=pb.RegionInfo(base_gpa=spec.base_gpa, pages=spec.pages, generation=generation, mac=mac)
+                    info=pb.RegionInfo(base_gpa=spec.base_gpa, pages=spec.pages, generation=reading.generation, mac=mac)
                 )
                 step = live.established.limits.max_batch_pages
                 for number, first in enumerate(range(0, pages, step)):
-                    start = offset + first * eb.PAGE_SIZE
                     count = min(step, pages - first)
-                    records, result = session.seal_from(
-                        transfer,
-                        region=region.number,
-                        first_gpa=spec.base_gpa + start,
-                        source=source,
-                        offset=start,
-                        length=count * eb.PAGE_SIZE,
+                    records, result = reading.seal(
+                        session, transfer, first_gpa=request.first_gpa + first * eb.PAGE_SIZE, pages=count
                     )
                     live.pages_out += count
                     self._traffic.add(sent=count * eb.PAGE_SIZE)
                     sealed(count, result.nanoseconds)
                     yield Batch(records, number)
                 yield pb.GetRegionResponse(end=pb.RegionEnd(pages=pages, mac=session.commit_mac(transfer)))
+
+    # ---- VerifyRegion ---------------------------------------------------------------
+
+    def verify_region(self, request: pb.VerifyRegionRequest, context: grpc.ServicerContext) -> pb.VerifyRegionResponse:
+        """Which committed pages are not what was written."""
+        with self._call("VerifyRegion", context) as span:
+            live = self._sessions.get(request.session_id)
+            session = live.established.session
+            with transfer_faults():
+                session.check_mac(
+                    eb.MacPurpose.CONTROL,
+                    macs.verify(request.nonce, request.region, request.first_gpa, request.pages),
+                    request.mac,
+                )
+            if len(request.nonce) != macs.NONCE_SIZE:
+                raise TransferError("MALFORMED_MESSAGE", f"nonce is {len(request.nonce)} bytes; it must be 16")
+            region = self._region(live, request.region, AccessMode.READ)
+            spec = region.spec
+            pages = request.pages or max(0, (spec.base_gpa - request.first_gpa) // eb.PAGE_SIZE + spec.pages)
+            with transfer_faults():
+                checked = region.verify(request.first_gpa, pages, max_ranges=_MAX_BAD_RANGES)
+            span.set({"pagegate.region": spec.name, "pagegate.pages": checked.pages})
+            if checked.bad_pages:
+                self._report_tampering(live, region, checked)
+            bad = [(spec.base_gpa + r.first * eb.PAGE_SIZE, r.pages) for r in checked.bad]
+            mac = session.mac(
+                eb.MacPurpose.CONTROL,
+                macs.verified(request.nonce, checked.generation, checked.pages, checked.bad_pages, bad),
+            )
+            return pb.VerifyRegionResponse(
+                generation=checked.generation,
+                pages=checked.pages,
+                bad_pages=checked.bad_pages,
+                bad=[pb.PageRange(first_gpa=gpa, pages=count) for gpa, count in bad],
+                mac=mac,
+            )
+
+    def _report_tampering(self, live: LiveSession, region: Region, checked: Checked) -> None:
+        _log.error(
+            "memory tampering detected: %d of %d pages of region %s are not what was written to generation %d",
+            checked.bad_pages,
+            checked.pages,
+            region.spec.name,
+            checked.generation,
+        )
+        self._telemetry.count("pagegate.refusals", 1, {"pagegate.reason": "TAMPERED", "pagegate.role": "server"})
+        self._observer(
+            ServerEvent(
+                "refusal",
+                live.verdict.identity or live.peer_address,
+                {
+                    "method": "VerifyRegion",
+                    "reason": "TAMPERED",
+                    "region": region.spec.name,
+                    "generation": checked.generation,
+                    "bad_pages": checked.bad_pages,
+                },
+            )
+        )
+
+    # ---- OpenRing -----------------------------------------------------------------------
+
+    def open_ring(self, request: pb.OpenRingRequest, context: grpc.ServicerContext) -> pb.OpenRingResponse:
+        """Offers shared memory to the session's peer; an empty offer where there is none."""
+        with self._call("OpenRing", context):
+            live = self._sessions.get(request.session_id)
+            session = live.established.session
+            with transfer_faults():
+                session.check_mac(eb.MacPurpose.CONTROL, macs.ring(request.nonce), request.mac)
+            response = pb.OpenRingResponse()
+            if self.rings is not None:
+                offer = self.rings.offer(request.session_id)
+                response = pb.OpenRingResponse(socket=offer.socket, token=offer.token, capacity=offer.capacity)
+            response.mac = session.mac(
+                eb.MacPurpose.CONTROL,
+                macs.ring_offer(request.nonce, response.token, response.capacity, response.socket),
+            )
+            return response
 
     # ---- shared -----------------------------------------------------------------------
 
@@ -308,7 +384,7 @@ def _until_broken(requests: _Requests) -> _Requests:
 
 def _begin(requests: _Requests) -> pb.TransferBegin:
     for message in _until_broken(requests):
-        if not isinstance(message, Batch) and message.WhichOneof("step") == "begin":
+        if not isinstance(message, Batch | RingBatch) and message.WhichOneof("step") == "begin":
             return message.begin
         raise TransferError("OUT_OF_ORDER", "a transfer starts with begin")
     raise TransferError("TRANSFER_TRUNCATED", "the stream ended before its begin")
@@ -327,10 +403,20 @@ def add_to_server(servicer: PageTransferServicer, server: grpc.Server) -> None:
             request_deserializer=codec.decode_request,
             response_serializer=pb.TransferPagesResponse.SerializeToString,
         ),
+        "OpenRing": grpc.unary_unary_rpc_method_handler(
+            servicer.open_ring,
+            request_deserializer=pb.OpenRingRequest.FromString,
+            response_serializer=pb.OpenRingResponse.SerializeToString,
+        ),
         "GetRegion": grpc.unary_stream_rpc_method_handler(
             servicer.get_region,
             request_deserializer=pb.GetRegionRequest.FromString,
             response_serializer=codec.encode,
+        ),
+        "VerifyRegion": grpc.unary_unary_rpc_method_handler(
+            servicer.verify_region,
+            request_deserializer=pb.VerifyRegionRequest.FromString,
+            response_serializer=pb.VerifyRegionResponse.SerializeToString,
         ),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))

@@ -55,7 +55,7 @@ class RegionStatus:
     generation: int
     """Committed generation; 0 before the first commit."""
     backing: str
-    """"memfd", "file ...", ..."""
+    """"memfd, page MACs", "file ..., no page MACs", ..."""
     committed_at: datetime | None = None
     staged_pages: int = 0
     """Pages verified and waiting for their commit."""

@@ -6,13 +6,17 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 from pagegate.errors import TransferError
 
 _GENERATION_NAME = re.compile(r"gen-(\d{12})\.pages")
+_TABLE_NAME = re.compile(r"gen-(\d{12})\.macs(\.new)?")
+
+Write = Callable[[int], None]
+"""Writes a file's content to a descriptor."""
 
 
 class Backing(Protocol):
@@ -21,6 +25,19 @@ class Backing(Protocol):
     @property
     def generation(self) -> int:
         """Number of the committed generation; 0 before the first commit."""
+        ...
+
+    @property
+    def durable(self) -> bool:
+        """True when generations, and their tables of page MACs, outlive the process."""
+        ...
+
+    def open_table(self) -> int | None:
+        """A descriptor of the committed generation's table of page MACs, readable and writable; None: it has none."""
+        ...
+
+    def write_table(self, write: Write, *, staged: bool) -> None:
+        """Makes the table of the staged generation, or another for the committed one. Atomic and durable."""
         ...
 
     def open_current(self) -> int:
@@ -81,6 +98,16 @@ class MemfdBacking:
     def generation(self) -> int:
         return self._generation
 
+    @property
+    def durable(self) -> bool:
+        return False
+
+    def open_table(self) -> int | None:
+        return None
+
+    def write_table(self, write: Write, *, staged: bool) -> None:
+        raise TransferError("REGION_IO", f"region {self._name} is in memory: its page MACs are not kept")
+
     def open_current(self) -> int:
         return os.dup(self._current)
 
@@ -127,10 +154,11 @@ class FileBacking:
         self._directory = directory
         self._size = size
         self._staging = directory / "staging.pages"
+        self._staging_table = directory / "staging.macs"
         self._link = directory / "current"
         with self._io("open"):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._staging.unlink(missing_ok=True)
+            self.discard()
             if not self._link.is_symlink():
                 self._switch(self._create(self._path(0)), 0)
             self._generation = self._read_link()
@@ -148,6 +176,9 @@ class FileBacking:
 
     def _path(self, generation: int) -> Path:
         return self._directory / f"gen-{generation:012d}.pages"
+
+    def _table(self, generation: int) -> Path:
+        return self._directory / f"gen-{generation:012d}.macs"
 
     def _create(self, path: Path) -> Path:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -175,8 +206,9 @@ class FileBacking:
 
     def _sweep(self) -> None:
         for path in self._directory.iterdir():
-            match = _GENERATION_NAME.fullmatch(path.name)
-            if (match and int(match[1]) != self._generation) or path.name.startswith("current."):
+            match = _GENERATION_NAME.fullmatch(path.name) or _TABLE_NAME.fullmatch(path.name)
+            stale = match is not None and (int(match[1]) != self._generation or path.suffix == ".new")
+            if stale or path.name.startswith("current."):
                 path.unlink()
 
     def _sync_directory(self) -> None:
@@ -199,6 +231,31 @@ class FileBacking:
     @property
     def generation(self) -> int:
         return self._generation
+
+    @property
+    def durable(self) -> bool:
+        return True
+
+    def open_table(self) -> int | None:
+        with self._io("open the page MACs of"):
+            try:
+                return os.open(self._table(self._generation), os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return None
+
+    def write_table(self, write: Write, *, staged: bool) -> None:
+        with self._io("write the page MACs of"):
+            table = self._table(self._generation)
+            path = self._staging_table if staged else table.with_suffix(".macs.new")
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                write(fd)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            if not staged:
+                path.replace(table)
+                self._sync_directory()
 
     def open_current(self) -> int:
         with self._io("open"):
@@ -230,31 +287,39 @@ class FileBacking:
                 os.fsync(fd)
             finally:
                 os.close(fd)
-            former = self._path(self._generation)
-            path = self._path(self._generation + 1)
+            former = self._generation
+            path = self._path(former + 1)
             self._staging.rename(path)
-            self._switch(path, self._generation + 1)
-            former.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                self._staging_table.rename(self._table(former + 1))
+            self._switch(path, former + 1)
+            self._drop(former)
         return self._generation
+
+    def _drop(self, generation: int) -> None:
+        self._path(generation).unlink(missing_ok=True)
+        self._table(generation).unlink(missing_ok=True)
 
     def discard(self) -> None:
         with self._io("discard the staged generation of"):
             self._staging.unlink(missing_ok=True)
+            self._staging_table.unlink(missing_ok=True)
 
     def touch(self) -> int:
-        """The same file under the next generation's name, its data synced first."""
+        """The same files under the next generation's names, the data synced first."""
         with self._io("commit a page of"):
-            former = self._path(self._generation)
-            fd = os.open(former, os.O_RDWR | os.O_CLOEXEC)
+            former = self._generation
+            fd = os.open(self._path(former), os.O_RDWR | os.O_CLOEXEC)
             try:
                 os.fdatasync(fd)
             finally:
                 os.close(fd)
-            path = self._path(self._generation + 1)
-            path.unlink(missing_ok=True)
-            path.hardlink_to(former)
-            self._switch(path, self._generation + 1)
-            former.unlink(missing_ok=True)
+            self._drop(former + 1)
+            self._path(former + 1).hardlink_to(self._path(former))
+            with contextlib.suppress(FileNotFoundError):
+                self._table(former + 1).hardlink_to(self._table(former))
+            self._switch(self._path(former + 1), former + 1)
+            self._drop(former)
         return self._generation
 
     def close(self) -> None:

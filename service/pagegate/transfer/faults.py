@@ -20,6 +20,9 @@ _ADVICE = {
     "WRONG_REGION": "a page record belongs to another region",
     "LENGTH": "page records must be whole: 4160 bytes each",
     "MAC": "a control message's MAC does not verify: it was changed on the way, or not made by the attested peer",
+    "RING_CLOSED": "the shared memory was closed by the peer, or the peer is gone; the transfer can be resumed",
+    "RING_CORRUPT": "the peer wrote an impossible index or length into the shared memory; it is given up",
+    "RING_TIMEOUT": "the peer neither read from the shared memory nor wrote to it in time; the transfer can be resumed",
     "SESSION_CLOSED": "the session is closed (too many bad pages, a policy change or its end); attest again",
     "SOURCE_UNREADABLE": "a file was cut while it was sent, or reading it failed; see the kernel log, then send again",
     "TARGET_FULL": "the disk, quota or file size limit of the region's directory is reached: nothing became visible; "

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 TRANSFER_ID_SIZE = 16
+NONCE_SIZE = 16
 
 
 def begin(transfer_id: bytes, region: int, expected_pages: int, mode: int) -> bytes:
@@ -40,3 +42,24 @@ def committed(transfer_id: bytes, pages: int, generation: int, commit_mac: bytes
 def page(tag: bytes, generation: int) -> bytes:
     """MAC input of TransferPageResponse."""
     return b"page\0" + tag + struct.pack("<Q", generation)
+
+
+def verify(nonce: bytes, region: int, first_gpa: int, pages: int) -> bytes:
+    """MAC input of VerifyRegionRequest."""
+    return b"verify\0" + nonce + struct.pack("<IQQ", region, first_gpa, pages)
+
+
+def verified(nonce: bytes, generation: int, pages: int, bad_pages: int, bad: Sequence[tuple[int, int]]) -> bytes:
+    """MAC input of VerifyRegionResponse; `bad` are pairs of first address and pages."""
+    head = b"verified\0" + nonce + struct.pack("<QQQI", generation, pages, bad_pages, len(bad))
+    return head + b"".join(struct.pack("<QQ", gpa, count) for gpa, count in bad)
+
+
+def ring(nonce: bytes) -> bytes:
+    """MAC input of OpenRingRequest."""
+    return b"ring\0" + nonce
+
+
+def ring_offer(nonce: bytes, token: bytes, capacity: int, socket: str) -> bytes:
+    """MAC input of OpenRingResponse."""
+    return b"ring offer\0" + nonce + token + struct.pack("<Q", capacity) + socket.encode()

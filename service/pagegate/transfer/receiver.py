@@ -90,14 +90,17 @@ class Receiver:
         """True while a stream drives it."""
         return self._lock.locked()
 
-    def batch(self, session: eb.Session, number: int, records: memoryview | bytes) -> eb.OpenResult:
+    def batch(self, session: eb.Session, number: int, records: memoryview | bytes | eb.ChannelRecords) -> eb.OpenResult:
         """Verifies and stages one batch. A failure ends the stream; what was staged stays invisible."""
         if number != self.batches:
             raise TransferError(
                 "BATCH_OUT_OF_ORDER", f"batch {number} came where {self.batches} was due; resume the transfer"
             )
         with transfer_faults():
-            result = session.open(self._transfer, records)
+            if isinstance(records, eb.ChannelRecords):
+                result = records.open(session, self._transfer)
+            else:
+                result = session.open(self._transfer, records)
         self.batches += 1
         return result
 

@@ -8,12 +8,14 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import enclave_bridge as eb
 from pagegate.errors import ConfigError, TransferError
 from pagegate.evidence.model import AccessMode, Verdict
 from pagegate.handshake.model import GrantedRegion
 from pagegate.transfer.backing import Backing, FileBacking, MemfdBacking
+from pagegate.transfer.protection import GuardMaker, Protection
 
 _MAX_PAGES = 1 << 28
 
@@ -27,6 +29,8 @@ class RegionSpec:
     pages: int
     directory: Path | None = None
     """Directory of a file-backed region; None keeps it in memory (memfd)."""
+    protect: bool | None = None
+    """Keep a MAC a page, and read only what verifies. None: where the server can (a file needs a sealing key)."""
 
     def __post_init__(self) -> None:
         if self.base_gpa % eb.PAGE_SIZE or self.base_gpa < 0:
@@ -40,10 +44,70 @@ class RegionSpec:
             )
 
 
+class Reading(Protocol):
+    """One read of a committed generation."""
+
+    @property
+    def generation(self) -> int:
+        """The generation that is read, whatever is committed meanwhile."""
+        ...
+
+    def seal(
+        self, session: eb.Session, transfer: eb.Transfer, *, first_gpa: int, pages: int
+    ) -> tuple[bytes, eb.SealResult]:
+        """Seals pages inside the window. Raises TransferError TAMPERED, BridgeStatusError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _PlainReading:
+    generation: int
+    spec: RegionSpec
+    number: int
+    source: eb.Source
+
+    def seal(
+        self, session: eb.Session, transfer: eb.Transfer, *, first_gpa: int, pages: int
+    ) -> tuple[bytes, eb.SealResult]:
+        return session.seal_from(
+            transfer,
+            region=self.number,
+            first_gpa=first_gpa,
+            source=self.source,
+            offset=first_gpa - self.spec.base_gpa,
+            length=pages * eb.PAGE_SIZE,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _GuardedReading:
+    generation: int
+    protection: Protection
+    guard: eb.Guard
+
+    def seal(
+        self, session: eb.Session, transfer: eb.Transfer, *, first_gpa: int, pages: int
+    ) -> tuple[bytes, eb.SealResult]:
+        with self.protection.told():
+            return self.guard.seal(session, transfer, first_gpa=first_gpa, pages=pages)
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a check of a region found."""
+
+    generation: int
+    pages: int
+    bad_pages: int
+    bad: tuple[eb.PageRange, ...]
+    """The first ranges of them, ascending; `first` counts from the region's first page."""
+
+
 class Region:
     """One region on a server. Thread-safe."""
 
-    def __init__(self, spec: RegionSpec, number: int) -> None:
+    def __init__(self, spec: RegionSpec, number: int, guards: GuardMaker | None = None) -> None:
+        """Raises TransferError REGION_IO, REGION_SIZE; ConfigError SEALING; PlatformError."""
         self.spec = spec
         self.number = number
         size = spec.pages * eb.PAGE_SIZE
@@ -53,6 +117,29 @@ class Region:
         self._lock = threading.RLock()
         self._writer: bytes | None = None
         self._door: eb.Transfer | None = None
+        self._protection: Protection | None = None
+        if guards is not None and self._wants_protection(guards):
+            self._protection = Protection(
+                guards, self._backing, name=spec.name, base_gpa=spec.base_gpa, pages=spec.pages
+            )
+
+    def _wants_protection(self, guards: GuardMaker) -> bool:
+        possible = guards.lasting or not self._backing.durable
+        if self.spec.protect and not possible:
+            raise ConfigError(
+                "SEALING", f"region {self.spec.name} is kept in files: its page MACs need a sealing key; choose one"
+            )
+        return possible if self.spec.protect is None else self.spec.protect
+
+    @property
+    def protected(self) -> bool:
+        """True when each page has a MAC that every read checks."""
+        return self._protection is not None
+
+    @property
+    def fault(self) -> str:
+        """Why nothing of the committed generation is served; empty when all is well."""
+        return self._protection.fault if self._protection is not None else ""
 
     @property
     def generation(self) -> int:
@@ -88,15 +175,18 @@ class Region:
                     f"region {self.spec.name} is being written by another transfer; retry when it has ended",
                     retry_after=0.5,
                 )
-            fd = self._backing.stage(copy_current=delta)
+            fd = self._backing.stage(copy_current=delta and self._protection is None)
             transfer = None
             try:
                 transfer = self._account(bridge, transfer_id)
-                transfer.target_fd(fd)
+                if self._protection is None:
+                    transfer.target_fd(fd)
+                else:
+                    self._protection.stage(fd, delta=delta).attach(transfer)
             except BaseException:
                 if transfer is not None:
                     transfer.close()
-                self._backing.discard()
+                self._discard()
                 raise
             finally:
                 os.close(fd)
@@ -111,17 +201,26 @@ class Region:
         with self._lock:
             if self._writer != transfer_id:
                 raise TransferError("NOTHING_STAGED", f"region {self.spec.name} has no such transfer to commit")
+            if self._protection is not None:
+                self._protection.save_staged()
             generation = self._backing.commit()
+            if self._protection is not None:
+                self._protection.committed()
             self._writer = None
             self._close_door()
             return generation
+
+    def _discard(self) -> None:
+        if self._protection is not None:
+            self._protection.discard()
+        self._backing.discard()
 
     def abandon(self, transfer_id: bytes) -> None:
         """Drops the staged generation of this transfer, if it is the one staging."""
         with self._lock:
             if self._writer == transfer_id:
                 self._writer = None
-                self._backing.discard()
+                self._discard()
 
     def write_page(self, bridge: eb.Bridge, session: eb.Session, record: bytes) -> tuple[eb.OpenResult, int]:
         """Opens one sealed page straight into the committed generation. Returns the new generation too."""
@@ -132,28 +231,59 @@ class Region:
                     f"region {self.spec.name} is being written by a transfer; retry when it has ended",
                     retry_after=0.5,
                 )
+            guard = self._protection.writable() if self._protection is not None else None
             if self._door is None:
-                self._door = self._account(bridge, bytes(16))
-                fd = self._backing.open_current()
-                try:
-                    self._door.target_fd(fd)
-                finally:
-                    os.close(fd)
+                self._door = self._open_door(bridge, guard)
             result = session.open(self._door, record)
             return result, self._backing.touch()
 
+    def _open_door(self, bridge: eb.Bridge, guard: eb.Guard | None) -> eb.Transfer:
+        door = self._account(bridge, bytes(16))
+        if guard is not None:
+            guard.attach(door)
+            return door
+        fd = self._backing.open_current()
+        try:
+            door.target_fd(fd)
+        finally:
+            os.close(fd)
+        return door
+
     @contextlib.contextmanager
-    def read(self, bridge: eb.Bridge) -> Iterator[tuple[eb.Source, int]]:
-        """The committed generation for the bridge to seal from, and its number. Later commits do not change it."""
+    def read(self, bridge: eb.Bridge) -> Iterator[Reading]:
+        """A read of the committed generation. Later commits do not change it. Raises TransferError TAMPERED."""
         with self._lock:
-            fd = self._backing.open_current()
             generation = self._backing.generation
+            if self._protection is not None:
+                guarded = _GuardedReading(generation, self._protection, self._protection.current())
+            else:
+                fd = self._backing.open_current()
+        if self._protection is not None:
+            yield guarded
+            return
         try:
             source = bridge.source(fd, length=self.spec.pages * eb.PAGE_SIZE)
         finally:
             os.close(fd)
         with source:
-            yield source, generation
+            yield _PlainReading(generation, self.spec, self.number, source)
+
+    def verify(self, first_gpa: int, pages: int, *, max_ranges: int) -> Checked:
+        """Checks committed pages against their MACs. Raises TransferError REGION_UNPROTECTED, OUT_OF_RANGE."""
+        first = self.window(first_gpa, pages) // eb.PAGE_SIZE
+        if self._protection is None:
+            raise TransferError(
+                "REGION_UNPROTECTED",
+                f"region {self.spec.name} keeps no page MACs, so there is nothing to check it against; its operator can "
+                "serve it with protection",
+            )
+        with self._lock:
+            generation, fault = self._backing.generation, self._protection.fault
+            guard = None if fault else self._protection.current()
+        if guard is None:
+            return Checked(generation, pages, pages, (eb.PageRange(first, pages),))
+        found = guard.verify(first, pages, max_ranges=max_ranges)
+        return Checked(generation, found.pages, found.bad_pages, found.bad)
 
     def open_current(self) -> int:
         """A descriptor of the committed generation for a local reader; belongs to the caller."""
@@ -176,11 +306,12 @@ class Region:
 class RegionTable:
     """All regions of a server, by name and by number."""
 
-    def __init__(self, specs: Sequence[RegionSpec]) -> None:
+    def __init__(self, specs: Sequence[RegionSpec], guards: GuardMaker | None = None) -> None:
+        """`guards` makes page MACs for the regions that want them; None leaves all without."""
         names = [spec.name for spec in specs]
         if len(set(names)) != len(names):
             raise ConfigError("REGION_TWICE", f"a region is configured twice: {', '.join(names)}")
-        self._regions = [Region(spec, number) for number, spec in enumerate(specs, start=1)]
+        self._regions = [Region(spec, number, guards) for number, spec in enumerate(specs, start=1)]
         self._by_name = {region.spec.name: region for region in self._regions}
 
     def __iter__(self) -> Iterator[Region]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from typing_extensions import Buffer
 
 import enclave_bridge as eb
 from pagegate.errors import TransferError
@@ -16,6 +19,20 @@ Progress = Callable[[int, int], None]
 """Called with pages acknowledged and pages in all."""
 SealHook = Callable[[int, int], None]
 """Called with pages sealed and the nanoseconds the bridge took."""
+
+
+class PageSink(Protocol):
+    """Where batches are sealed into directly: shared memory."""
+
+    def seal(
+        self, session: eb.Session, transfer: eb.Transfer, *, region: int, first_gpa: int, plain: Buffer, number: int
+    ) -> eb.SealResult:
+        """Seals and sends one batch. Raises TransferError."""
+        ...
+
+    def put_records(self, number: int, records: bytes) -> None:
+        """Sends a batch that is sealed. Raises TransferError."""
+        ...
 
 
 class Sender:
@@ -68,8 +85,13 @@ class Sender:
             self._acked = batches
             self._stopped = False
 
-    def batches(self, established: Established, sealed: SealHook | None = None) -> Iterator[tuple[int, bytes]]:
-        """Sealed batches from where the server is, at most `max_batches_in_flight` ahead of it."""
+    def batches(
+        self, established: Established, sealed: SealHook | None = None, sink: PageSink | None = None
+    ) -> Iterator[tuple[int, bytes | None]]:
+        """Sealed batches from where the server is, at most `max_batches_in_flight` ahead of it.
+
+        With a sink they are sealed into it; what is yielded is then None, and already on its way.
+        """
         step = established.limits.max_batch_pages
         window = established.limits.max_batches_in_flight
         first_number = self._acked
@@ -80,16 +102,18 @@ class Sender:
                     return
             first = number * step
             count = min(step, self.pages - first)
-            records, result = self._seal(established.session, first, count)
+            records, result = self._seal(established.session, first, count, number, sink)
             if sealed is not None:
                 sealed(count, result.nanoseconds)
             yield number, records
 
-    def _seal(self, session: eb.Session, first: int, count: int) -> tuple[bytes, eb.SealResult]:
+    def _seal(
+        self, session: eb.Session, first: int, count: int, batch: int, sink: PageSink | None
+    ) -> tuple[bytes | None, eb.SealResult]:
         number, gpa = self.region.number, self._first_gpa + first * eb.PAGE_SIZE
         with transfer_faults():
             if isinstance(self._plain, eb.Source):
-                return session.seal_from(
+                records, result = session.seal_from(
                     self._transfer,
                     region=number,
                     first_gpa=gpa,
@@ -97,7 +121,14 @@ class Sender:
                     offset=first * eb.PAGE_SIZE,
                     length=count * eb.PAGE_SIZE,
                 )
-            return session.seal(self._transfer, region=number, first_gpa=gpa, plain=self._plain.read(first, count))
+                if sink is None:
+                    return records, result
+                sink.put_records(batch, records)
+                return None, result
+            plain = self._plain.read(first, count)
+            if sink is None:
+                return session.seal(self._transfer, region=number, first_gpa=gpa, plain=plain)
+            return None, sink.seal(session, self._transfer, region=number, first_gpa=gpa, plain=plain, number=batch)
 
     def commit(self, session: eb.Session) -> bytes:
         """MAC over what was sent."""

@@ -64,5 +64,26 @@ def test_bench_when_quick_reports_every_series_and_target(pagegate: Run, tmp_pat
     assert {"stream_sealed", "stream_unsealed", "stream_tls", "unary_sealed", "unary_bare", "handshake_cpu"} <= set(
         result["series"]
     )
-    assert len(result["targets"]) == 6
+    assert {"ring_one_page", "ring_one_page_p99", "ring_to_server", "ring_to_client"} <= set(result["series"])
+    assert len(result["targets"]) == 10
     assert all(series["median"] > 0 for series in result["series"].values())
+
+
+def test_bench_of_files_when_quick_reports_every_way_to_read_and_write(pagegate: Run, tmp_path: Path):
+    done = pagegate("bench", "--quick", "--json", "--files", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    series = report["series"]
+    for way in ("io_uring", "pread", "mapping"):
+        for state in ("cold", "warm"):
+            assert series[f"read {state}: {way}"]["unit"] == "GB/s"
+            assert series[f"read {state}: {way}"]["median"] > 0
+            assert series[f"read {state}: {way}, CPU"]["rounds"] == 3
+    assert {name for name in series if name.endswith("after fsync")} == {
+        "write: pwrite, sent to the disk by the way, after fsync",
+        "write: pwrite, all left to fsync, after fsync",
+        "write: mapping, after fsync",
+    }
+    assert not report["simulated"]
+    assert report["targets"] == []
+    assert list(tmp_path.iterdir()) == []

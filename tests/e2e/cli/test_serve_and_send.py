@@ -6,6 +6,7 @@ import mmap
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,20 @@ def test_send_when_given_standard_input_and_json_gives_data(site, serving, pageg
         True,
     )
     assert current.read_bytes()[:4096] == b"s" * 4096
+
+
+@pytest.mark.parametrize(("flags", "carrier"), [((), "ring"), (("--ring", "off"), "grpc")])
+def test_send_when_the_server_offers_shared_memory_uses_it_unless_told_not_to(
+    site, serving, pagegate: Run, flags: tuple[str, ...], carrier: str
+):
+    region, current = file_region(site)
+    with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as short:
+        server = serving(*site.server_flags(region), f"--ring-socket={short}/ring")
+        data = os.urandom(1 << 20)
+        done = pagegate("send", server.address, "book", "-", "--json", *flags, *site.client_flags, stdin=data)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["carrier"] == carrier
+        assert current.read_bytes() == data
 
 
 def test_send_when_given_a_process_moves_its_memory(site, serving, pagegate: Run):

@@ -115,7 +115,26 @@ def test_options_when_compared_with_serve_are_real_options():
     assert set(SERVE_OPTIONS) <= set(fields)
     kinds = {bool: "boolean", int: "integer", float: "number"}
     for name, schema in SERVE_OPTIONS.items():
-        assert schema["type"] == kinds.get(fields[name].annotation, "string"), name
+        given = schema.get("type", "string")  # an enum or a size
+        assert given == kinds.get(fields[name].annotation, "string"), name
+
+
+def test_options_when_all_are_set_are_accepted_by_pagegate(render, tmp_path: Path):
+    from pagegate.config import ServeConfig, load
+
+    samples = {"boolean": True, "integer": 64, "number": 0.5}
+    named = {"kds_url": "https://kds", "otlp_endpoint": "http://c:4317", "status_listen": "127.0.0.1:7480"}
+    given = {
+        name: named.get(name)
+        or (
+            schema["enum"][0] if "enum" in schema else "64MiB" if "$ref" in schema else samples.get(schema["type"], "x")
+        )
+        for name, schema in SERVE_OPTIONS.items()
+    } | {"keepalive_seconds": 9, "keepalive_timeout": 9}
+    file = tmp_path / "serve.yaml"
+    file.write_text(yaml.safe_dump(serve_file(render(*MINIMAL, "--set-json", f"options={json.dumps(given)}"))))
+    config = load(ServeConfig, {}, file).model_dump(mode="json")
+    assert {name: config[name] for name in given} == given
 
 
 @pytest.mark.parametrize("site", SITES)

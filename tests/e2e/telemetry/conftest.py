@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -81,6 +82,67 @@ class Collector:
 def attribute(attributes: list[dict[str, Any]], key: str) -> Any:
     """The value of one attribute in OTLP's JSON; None when absent."""
     return next((next(iter(item["value"].values())) for item in attributes if item["key"] == key), None)
+
+
+TRADER = Path(__file__).with_name("trader.py")
+BATCHES = 3
+"""That the trading service sends."""
+
+Publish = Callable[..., str]
+
+
+@pytest.fixture
+def site(tmp_path: Path, simulated_root: SimulatedRoot) -> Path:
+    """A policy in a directory."""
+    measured = {
+        "server": measurement_of(SERVER_WORKLOAD.encode()).hex(),
+        "client": measurement_of(CLIENT_WORKLOAD.encode()).hex(),
+    }
+    (tmp_path / "policy.yaml").write_text(POLICY.format(region="book", **measured))
+    return tmp_path
+
+
+@pytest.fixture
+def publish(site: Path, simulated_root: SimulatedRoot) -> Publish:
+    """publish(grpc, endpoint, ...): runs `pagegate serve` and the trading service to their ends; gives the trace's id."""
+
+    @contextmanager
+    def serving(endpoint: str, ratio: float):
+        flags = [f"--simulated-workload={SERVER_WORKLOAD}", "--region=book=4MiB@0x100000000", "--listen=127.0.0.1:0"]
+        flags += ["--platform=simulated", "--allow-simulated", "--offline", f"--state-dir={site / 'server'}"]
+        flags += [f"--simulated-root={simulated_root._directory}", f"--policy={site / 'policy.yaml'}"]
+        flags += [f"--otlp-endpoint={endpoint}", f"--sample-ratio={ratio}"]
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        with (site / "serve.log").open("w") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pagegate", "serve", *flags],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=environment,
+            )
+            assert process.stdout is not None
+            try:
+                line = process.stdout.readline()
+                assert line.startswith("listening on "), (site / "serve.log").read_text()
+                yield line.strip().removeprefix("listening on ")
+            finally:
+                process.send_signal(signal.SIGTERM)
+                process.communicate(timeout=60)
+
+    def run(
+        grpc: str, endpoint: str = "", protocol: str = "grpc", *, ratio: float = 1.0, workload: str = CLIENT_WORKLOAD
+    ) -> str:
+        with serving(grpc, ratio) as address:
+            command = [sys.executable, str(TRADER), grpc, endpoint or grpc, protocol, str(ratio), address, "book"]
+            command += [str(BATCHES << 20), workload, str(site / "client"), str(simulated_root._directory)]
+            done = subprocess.run(
+                [*command, str(site / "policy.yaml")], stdout=subprocess.PIPE, text=True, timeout=120, check=False
+            )
+        assert done.returncode == (workload != CLIENT_WORKLOAD)
+        return done.stdout.strip()
+
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -162,60 +224,3 @@ def wait_until_open(port: int, process: subprocess.Popen[bytes], log: Path) -> N
         else:
             return
     pytest.fail(f"the Collector does not listen: {log.read_text()}")
-
-
-TRADER = Path(__file__).with_name("trader.py")
-
-
-@pytest.fixture
-def site(tmp_path: Path, simulated_root: SimulatedRoot) -> Path:
-    """A policy in a directory."""
-    measured = {
-        "server": measurement_of(SERVER_WORKLOAD.encode()).hex(),
-        "client": measurement_of(CLIENT_WORKLOAD.encode()).hex(),
-    }
-    (tmp_path / "policy.yaml").write_text(POLICY.format(region="book", **measured))
-    return tmp_path
-
-
-@pytest.fixture
-def publish(site: Path, simulated_root: SimulatedRoot) -> Callable[..., str]:
-    """publish(grpc, endpoint, ...): runs `pagegate serve` and the trading service to their ends; gives the trace's id."""
-
-    @contextlib.contextmanager
-    def serving(endpoint: str, ratio: float):
-        flags = [f"--simulated-workload={SERVER_WORKLOAD}", "--region=book=4MiB@0x100000000", "--listen=127.0.0.1:0"]
-        flags += ["--platform=simulated", "--allow-simulated", "--offline", f"--state-dir={site / 'server'}"]
-        flags += [f"--simulated-root={simulated_root._directory}", f"--policy={site / 'policy.yaml'}"]
-        flags += [f"--otlp-endpoint={endpoint}", f"--sample-ratio={ratio}"]
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-        with (site / "serve.log").open("w") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "pagegate", "serve", *flags],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env=environment,
-            )
-            assert process.stdout is not None
-            try:
-                line = process.stdout.readline()
-                assert line.startswith("listening on "), (site / "serve.log").read_text()
-                yield line.strip().removeprefix("listening on ")
-            finally:
-                process.send_signal(signal.SIGTERM)
-                process.communicate(timeout=60)
-
-    def run(
-        grpc: str, endpoint: str = "", protocol: str = "grpc", *, ratio: float = 1.0, workload: str = CLIENT_WORKLOAD
-    ) -> str:
-        with serving(grpc, ratio) as address:
-            command = [sys.executable, str(TRADER), grpc, endpoint or grpc, protocol, str(ratio), address, "book"]
-            command += [str(3 << 20), workload, str(site / "client"), str(simulated_root._directory)]
-            done = subprocess.run(
-                [*command, str(site / "policy.yaml")], stdout=subprocess.PIPE, text=True, timeout=120, check=False
-            )
-        assert done.returncode == (workload != CLIENT_WORKLOAD)
-        return done.stdout.strip()
-
-    return run

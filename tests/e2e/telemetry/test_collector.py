@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from pagegate.telemetry.receiver import OtlpReceiver
+
+from .conftest import BATCHES, Publish
 
 pytestmark = pytest.mark.timeout(900)  # the first run builds the Collector
 
@@ -15,8 +16,6 @@ ATTEST, PAGES = "pagegate.v1.Attestation/Attest", "pagegate.v1.PageTransfer/Tran
 INTERNAL, SERVER, CLIENT = 1, 2, 3
 OURS, TRADING, THEIRS = "pagegate-client", "trading-service", "pagegate-server"
 STAGES = ("endorsements", "chain", "signature", "policy")
-BATCHES = 3
-"""What `publish` sends, in batches of 1 MiB."""
 
 ROOT = (TRADING, "publish order book", INTERNAL)
 SEND = (OURS, "pagegate.client.send", INTERNAL)
@@ -49,10 +48,6 @@ TREE = {
 REFUSED_TREE = {SEND: ROOT, **HANDSHAKE_TREE}
 # Each side looks at the chain twice (certificates, then the list); a batch is a span on each side.
 SPANS = len(TREE) + 2 + 2 * (BATCHES - 1)
-REFUSED_SPANS = len(REFUSED_TREE) + 2
-"""Without the trading service's own."""
-
-Publish = Callable[..., str]
 
 
 def tree(spans: list[dict[str, Any]]) -> dict[Any, Any]:
@@ -105,7 +100,7 @@ def test_collector_when_refused_and_sampled_out_then_whole_trace_comes_with_ever
 ) -> None:
     trace_id = publish(collector.grpc, ratio=0.0, workload="stranger")
     # The trading service's own span is its own to sample; the chain is looked at twice.
-    spans = collector.wait_for_spans(trace_id, REFUSED_SPANS)
+    spans = collector.wait_for_spans(trace_id, len(REFUSED_TREE) + 2)
     assert tree(spans) == {**REFUSED_TREE, SEND: None}
     (judged,) = [span for span in spans if span["name"] == "pagegate.server.appraise"]
     refusals = [texts(event["attributes"]) for event in judged["events"] if event["name"] == "refused"]

@@ -94,11 +94,9 @@ def io_uring(context: Context) -> Outcome:
         release = context.machine.release()
         if release is not None and (5, 10) <= release < (6, 6):
             return passed("io_uring cannot be switched off in this kernel")
-        return warned("the kernel has no io_uring", "pagegate uses pread and pwrite instead")
+        return warned("the kernel has no io_uring", "pagegate reads files by pread instead")
     who = "members of kernel.io_uring_group only" if level == 1 else "nobody"
-    return warned(
-        f"kernel.io_uring_disabled={level}: {who}", "sysctl kernel.io_uring_disabled=0, or live with pread and pwrite"
-    )
+    return warned(f"kernel.io_uring_disabled={level}: {who}", "sysctl kernel.io_uring_disabled=0, or live with pread")
 
 
 def dirty_pages(context: Context) -> Outcome:

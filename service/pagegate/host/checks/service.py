@@ -1,9 +1,11 @@
-"""What the service itself leans on: limits, huge pages, the clock, the endorsement cache."""
+"""What the service itself leans on: limits, huge pages, file reads, the clock, the endorsement cache."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+import enclave_bridge as eb
 from pagegate.errors import PagegateError
 from pagegate.host.model import Check, Context, Outcome, Role, Side, failed, not_applicable, passed, unknown, warned
 
@@ -53,6 +55,19 @@ def huge_pages(context: Context) -> Outcome:
         found,
         "echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled: memfd regions then need fewer TLB entries",
     )
+
+
+def file_io(context: Context) -> Outcome:
+    if context.machine.root != Path("/"):
+        return not_applicable("a captured machine opens no bridge")
+    try:
+        with eb.Bridge(max_sessions=1, max_handshakes=1) as bridge:
+            used = bridge.info.file_io
+    except eb.BridgeStatusError as error:
+        return failed(f"no bridge opens here: {error}", "see limit.memlock")
+    if used == "io_uring":
+        return passed("io_uring")
+    return warned(used, "see sysctl.io-uring; in a container its seccomp profile must allow io_uring_setup")
 
 
 def clock(context: Context) -> Outcome:
@@ -117,6 +132,7 @@ CHECKS = (
         "Linux Documentation/admin-guide/mm/transhuge.rst",
         huge_pages,
     ),
+    Check("bridge.file-io", "How the bridge reads files", Side.BOTH, "io_uring", "docs/benchmarks.md, Files", file_io),
     Check("clock.sync", "Clock", Side.BOTH, "synchronised, within 5 s", "adjtimex(2)", clock),
     Check(
         "endorsements.cache",

@@ -1,0 +1,91 @@
+/*
+ * One direction of a shared-memory channel: a lock-free ring of contiguous messages of any length,
+ * one producer, one consumer, usually in two processes that do not trust each other.
+ *
+ * Everything in the shared memory may be written by the peer at any time. So each end keeps its own
+ * position and every limit in its private eb_ring, copies an index or a length of the peer once,
+ * checks the copy, and uses only that. What does not pass is EB_ERR_RING_CORRUPT, for good. A message
+ * itself stays hostile memory: the consumer must read it once, and the producer never reads it.
+ *
+ * Nothing here makes a system call while the peer keeps up. An end that has to wait spins for as long
+ * as waits have lately been worth it, then sleeps on a futex; the other end wakes it only if it says
+ * that it sleeps. A peer that lies about that can at worst make an end sleep until nap_ns is over.
+ *
+ * An end belongs to one thread at a time; only eb_ring_close may be called from another.
+ * model/ring.pml checks wrapping and sleeping, fuzz/fuzz_ring.c plays the peer that writes what it likes.
+ */
+#ifndef EB_RING_H
+#define EB_RING_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "enclave_bridge.h"
+
+#define EB_RING_MIN_CAPACITY ((size_t)4096)
+#define EB_RING_MAX_CAPACITY ((size_t)64 << 20)
+#define EB_RING_CONTROL ((size_t)4096)  /* bytes before the data */
+#define EB_RING_SLOT ((size_t)64)       /* messages begin at multiples of this */
+#define EB_RING_HEADER ((size_t)16)     /* before each message; a record's ciphertext is then 64-byte aligned */
+#define EB_RING_FOREVER UINT64_MAX      /* as a deadline */
+
+typedef enum { EB_RING_PRODUCER = 1, EB_RING_CONSUMER = 2 } eb_ring_end;
+
+typedef struct eb_ring_control eb_ring_control;
+
+/* One end's private account. Initialised by eb_ring_attach; nothing to free. */
+typedef struct {
+  eb_ring_control *shared;
+  uint8_t *data;
+  uint64_t capacity;
+  eb_ring_end end;
+  uint64_t own;      /* bytes that this end has published or consumed, ever */
+  uint64_t peer;     /* the same of the peer, as last seen and checked */
+  uint64_t skip;     /* bytes up to the end of the data that the current message leaves out */
+  size_t current;    /* length reserved, or of the message looked at */
+  bool held;         /* there is a current message */
+  bool corrupt;
+  atomic_bool closed; /* by eb_ring_close of this end */
+  uint64_t spin_ns;  /* how long the next wait spins before it sleeps */
+  uint64_t waits;
+  /* May be changed after eb_ring_attach. */
+  uint64_t spin_limit_ns; /* 0: never spin (the default where there is one CPU) */
+  uint64_t nap_ns;        /* longest sleep between two looks; short where a futex does not reach the peer */
+} eb_ring;
+
+/* Shared bytes for a capacity (a power of two from EB_RING_MIN_CAPACITY to EB_RING_MAX_CAPACITY),
+ * control block included; 0 for any other capacity. */
+size_t eb_ring_bytes(size_t capacity);
+/* The longest message. Half the data, so that one fits wherever the last one ended. */
+size_t eb_ring_max_message(size_t capacity);
+
+/* Makes an empty ring; by the creator only, before either end attaches. `memory` is aligned to
+ * EB_RING_SLOT and shared (mmap). EB_ERR_LENGTH when bytes is not what eb_ring_bytes returns. */
+EB_MUST_USE eb_status eb_ring_format(void *memory, size_t bytes);
+/* Attaches one end, once in the life of the ring. `memory` must stay mapped, and must not be cut by a
+ * hostile creator (seal a memfd with F_SEAL_SHRINK). EB_ERR_ARGUMENT, EB_ERR_LENGTH,
+ * EB_ERR_RING_CORRUPT: it was not formatted for this size. */
+EB_MUST_USE eb_status eb_ring_attach(eb_ring *ring, eb_ring_end end, void *memory, size_t bytes);
+
+/* Deadlines are CLOCK_MONOTONIC nanoseconds; one that is past (0) means not to wait. */
+uint64_t eb_ring_now(void);
+
+/* Producer: waits for room for a message of up to len bytes. Reserving again drops the former
+ * reservation. EB_ERR_LENGTH (more than eb_ring_max_message), EB_ERR_RING_TIMEOUT,
+ * EB_ERR_RING_CLOSED (by either end), EB_ERR_RING_CORRUPT. */
+EB_MUST_USE eb_status eb_ring_reserve(eb_ring *ring, size_t len, uint64_t deadline_ns, uint8_t **room);
+/* Producer: makes the first len bytes of the reserved room a message. EB_ERR_STATE without a
+ * reservation, EB_ERR_LENGTH when len is more than was reserved; nothing is published then. */
+eb_status eb_ring_publish(eb_ring *ring, size_t len);
+
+/* Consumer: waits for a message; it stays valid until eb_ring_consume, and the same one is returned
+ * until then. What the producer published before it closed still comes.
+ * EB_ERR_RING_TIMEOUT, EB_ERR_RING_CLOSED, EB_ERR_RING_CORRUPT. */
+EB_MUST_USE eb_status eb_ring_peek(eb_ring *ring, uint64_t deadline_ns, const uint8_t **message, size_t *len);
+/* Consumer: gives the room of the message back; nothing without one. */
+void eb_ring_consume(eb_ring *ring);
+
+/* Ends the ring for both, from either end and any thread; who sleeps wakes. Safe to repeat. */
+void eb_ring_close(eb_ring *ring);
+
+#endif
