@@ -132,7 +132,14 @@ CHECKS = (
         "Linux Documentation/admin-guide/mm/transhuge.rst",
         huge_pages,
     ),
-    Check("bridge.file-io", "How a bridge in process reads files", Side.BOTH, "io_uring", "docs/benchmarks.md, Files", file_io),
+    Check(
+        "bridge.file-io",
+        "How a bridge in process reads files",
+        Side.BOTH,
+        "io_uring",
+        "docs/benchmarks.md, Files",
+        file_io,
+    ),
     Check("clock.sync", "Clock", Side.BOTH, "synchronised, within 5 s", "adjtimex(2)", clock),
     Check(
         "endorsements.cache",
