@@ -1,4 +1,4 @@
-"""Puts a new TLS pair where a running server reads it, so that no reader sees half a file."""
+"""A server's TLS certificate and key, swapped on disk so that a reader never sees half a file."""
 
 from __future__ import annotations
 
@@ -6,33 +6,15 @@ import os
 import tempfile
 from pathlib import Path
 
-from cryptography import x509
-
 from pagegate.errors import ConfigError
 from pagegate.rpc.tls import ServerTls
 
 _KEY_MODE, _CERTIFICATE_MODE = 0o600, 0o644
 
 
-def load_new(certificate: Path, key: Path) -> ServerTls:
-    """A pair that belongs together, holds now and names a server. Raises ConfigError TLS_*."""
-    tls = ServerTls.load(certificate, key)
-    leaf = x509.load_pem_x509_certificates(tls.certificate)[0]
-    try:
-        leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except x509.ExtensionNotFound:
-        raise ConfigError(
-            "TLS_CERTIFICATE", f"{certificate} has no subjectAltName, without which TLS accepts no name"
-        ) from None
-    return tls
-
-
-def swap(tls: ServerTls, certificate: Path, key: Path) -> None:
-    """Replaces both files by rename, the key first; modes stay. Raises ConfigError TLS_CERTIFICATE.
-
-    A crash in between leaves two whole files that do not belong together: a server keeps the pair it has loaded until
-    they do, and swapping again mends it.
-    """
+def put_in_place(tls: ServerTls, certificate: Path, key: Path) -> None:
+    """Puts both in place by rename, the key first. A crash in between leaves two whole files that do not belong
+    together: a server keeps what it has loaded until they do, and writing again mends it. Raises ConfigError."""
     try:
         _replace(key, tls.key, _KEY_MODE)
         _replace(certificate, tls.certificate, _CERTIFICATE_MODE)
