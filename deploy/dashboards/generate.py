@@ -59,7 +59,7 @@ def _panel(
     queries = [{"query": query, "legend": legend}, *([more.pop("and")] if "and" in more else [])]
     if more:
         raise ValueError(f"panel {title!r}: unknown {sorted(more)}")
-    steps = [{"color": "green", "value": None}]
+    steps: list[dict[str, Any]] = [{"color": "green", "value": None}]
     if limits:
         steps += [{"color": "orange", "value": limits[0]}, {"color": "red", "value": limits[1]}]
     return {

@@ -22,6 +22,7 @@ eb_status eb_shared_open(const eb_bridge *bridge, eb_shared *shared, int fd, uin
     const int mode = fcntl(fd, F_GETFL) & O_ACCMODE;
     EB_ENSURE(mode == O_RDWR, EB_ERR_TARGET);
     EB_TRY(eb_stored_open(&shared->file, fd, offset, len));
+    shared->ahead = eb_file_is_stored(bridge, fd);
   } else {
     shared->mapping = eb_file_map(fd, offset, len);
     EB_ENSURE(shared->mapping != NULL, EB_ERR_TARGET);

@@ -12,6 +12,7 @@
 typedef struct {
   eb_stored_file file; /* its fd is -1 when it is mapped, or closed */
   uint8_t *mapping;    /* NULL when it is not */
+  bool ahead;          /* a file of a file system: worth reading ahead, as it may come from a disk */
   uint64_t len;
 } eb_shared;
 

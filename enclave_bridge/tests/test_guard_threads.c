@@ -57,11 +57,10 @@ static void *renew(void *nothing) {
   return nothing;
 }
 
-static void test_guard_when_used_by_many_threads_finds_nothing_wrong(void) {
+static void run_all(int fd) {
   void *(*const bodies[])(void *) = {write_pages, read_pages, check_pages, renew};
   pthread_t threads[sizeof bodies / sizeof bodies[0]];
   const eb_guard_scope scope = {"book", 1, WINDOW_PAGES};
-  const int fd = memfd_create("region", MFD_CLOEXEC);
   pair = pair_new(EB_SUITE_P384_SHA384_AES256GCM, NULL);
   CHECK(fd >= 0 && ftruncate(fd, WINDOW_PAGES * EB_PAGE_SIZE) == 0);
   CHECK_OK(eb_guard_new(pair->bridge, NULL, &scope, fd, 0, &guard));
@@ -74,7 +73,17 @@ static void test_guard_when_used_by_many_threads_finds_nothing_wrong(void) {
   pair_free(pair);
 }
 
+static void test_guard_when_used_by_many_threads_finds_nothing_wrong(void) { run_all(memfd_create("region", MFD_CLOEXEC)); }
+
+static void test_guard_of_a_file_when_read_ahead_of_a_write_reads_again(void) {
+  char path[] = "/tmp/eb-region-XXXXXX";
+  const int fd = mkstemp(path);
+  CHECK(fd >= 0 && unlink(path) == 0);
+  run_all(fd);
+}
+
 int main(void) {
   RUN(test_guard_when_used_by_many_threads_finds_nothing_wrong);
+  RUN(test_guard_of_a_file_when_read_ahead_of_a_write_reads_again);
   return 0;
 }

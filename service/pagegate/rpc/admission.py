@@ -163,7 +163,8 @@ class Admission(grpc.ServerInterceptor):
     ) -> Iterator[Any]:
         with self._call(method, context), self._argument(handler, method, requests, context) as argument:
             responses = (handler.stream_stream or handler.unary_stream)(argument, context)
-            patience = Patience(self._gate.pace)
+            # A handshake is as short in what it sends as in what it takes.
+            patience = Patience(self._gate.pace, first_s=FIRST_MESSAGE_S if method == _ATTEST else None)
 
             def late() -> None:
                 error = patience.worn_out("does not read what it asked for")
