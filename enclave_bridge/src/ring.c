@@ -29,6 +29,7 @@ typedef struct {
 struct eb_ring_control {
   _Alignas(APART) uint64_t magic;
   uint64_t capacity;
+  _Atomic uint64_t life; /* changes when the ring is made anew: an end of a former one must not go on */
   side producer, consumer;
 };
 
@@ -75,7 +76,9 @@ eb_status eb_ring_format(void *memory, size_t bytes) {
   eb_status status = check_memory(memory, bytes);
   if (status != EB_OK) return status;
   eb_ring_control *control = memory;
+  const uint64_t life = atomic_load(&control->life) + 1;
   memset(control, 0, EB_RING_CONTROL);
+  atomic_store(&control->life, life);
   control->magic = MAGIC;
   control->capacity = bytes - EB_RING_CONTROL;
   return EB_OK;
@@ -97,6 +100,7 @@ eb_status eb_ring_attach(eb_ring *ring, eb_ring_end end, void *memory, size_t by
   ring->shared = control;
   ring->data = (uint8_t *)memory + EB_RING_CONTROL;
   ring->capacity = capacity;
+  ring->life = atomic_load(&control->life);
   ring->end = end;
   atomic_init(&ring->closed, false);
   ring->spin_limit_ns = one_cpu() ? 0 : SPIN_LIMIT_NS;
@@ -132,6 +136,7 @@ static uint64_t usable_bytes(const eb_ring *ring) {
  * only when what is known of it is not enough. */
 static eb_status ready(eb_ring *ring, uint64_t need) {
   if (atomic_load_explicit(&ring->closed, memory_order_relaxed)) return EB_ERR_RING_CLOSED;
+  if (atomic_load_explicit(&ring->shared->life, memory_order_relaxed) != ring->life) return EB_ERR_RING_CLOSED;
   /* Before the position: what was published before closing is seen. */
   const bool over = atomic_load(&peer_side(ring)->closed) != 0;
   if (over && ring->end == EB_RING_PRODUCER) return EB_ERR_RING_CLOSED;
@@ -317,6 +322,7 @@ void eb_ring_consume(eb_ring *ring) {
 void eb_ring_close(eb_ring *ring) {
   if (ring == NULL || ring->shared == NULL) return;
   atomic_store(&ring->closed, true);
+  if (atomic_load(&ring->shared->life) != ring->life) return; /* it is others' by now */
   atomic_store(&own_side(ring)->closed, 1);
   wake(&own_side(ring)->sleeping); /* another thread of this end */
   wake_if_sleeping(peer_side(ring));

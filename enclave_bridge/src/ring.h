@@ -38,6 +38,7 @@ typedef struct {
   eb_ring_control *shared;
   uint8_t *data;
   uint64_t capacity;
+  uint64_t life;
   eb_ring_end end;
   uint64_t own;      /* bytes that this end has published or consumed, ever */
   uint64_t peer;     /* the same of the peer, as last seen and checked */
@@ -59,8 +60,8 @@ size_t eb_ring_bytes(size_t capacity);
 /* The longest message. Half the data, so that one fits wherever the last one ended. */
 size_t eb_ring_max_message(size_t capacity);
 
-/* Makes an empty ring; by the creator only, before either end attaches. `memory` is aligned to
- * EB_RING_SLOT and shared (mmap). EB_ERR_LENGTH when bytes is not what eb_ring_bytes returns. */
+/* Makes an empty ring; by the creator only, before either end attaches. Ends of a former ring in the same
+ * memory find theirs closed. `memory` is aligned to EB_RING_SLOT and shared (mmap). EB_ERR_LENGTH when bytes is not what eb_ring_bytes returns. */
 EB_MUST_USE eb_status eb_ring_format(void *memory, size_t bytes);
 /* Attaches one end, once in the life of the ring. `memory` must stay mapped, and must not be cut by a
  * hostile creator (seal a memfd with F_SEAL_SHRINK). EB_ERR_ARGUMENT, EB_ERR_LENGTH,

@@ -212,6 +212,24 @@ static void test_close_by_the_consumer_ends_the_producer(void) {
   close_rings(&open);
 }
 
+static void test_ends_when_the_ring_is_made_anew_are_closed_and_leave_it_alone(void) {
+  rings open = open_rings(CAPACITY);
+  eb_ring producer, consumer;
+  const uint8_t *message = NULL;
+  uint8_t *room = NULL;
+  size_t len = 0;
+  put(&open, "former", 6);
+  CHECK_OK(eb_ring_format(open.memory, open.bytes));
+  CHECK_OK(eb_ring_attach(&producer, EB_RING_PRODUCER, open.memory, open.bytes));
+  CHECK_OK(eb_ring_attach(&consumer, EB_RING_CONSUMER, open.memory, open.bytes));
+  CHECK_STATUS(EB_ERR_RING_CLOSED, eb_ring_reserve(&open.producer, 1, LATE, &room));
+  CHECK_STATUS(EB_ERR_RING_CLOSED, eb_ring_peek(&open.consumer, LATE, &message, &len));
+  eb_ring_close(&open.producer);
+  CHECK_STATUS(EB_ERR_RING_TIMEOUT, eb_ring_peek(&consumer, 0, &message, &len));
+  CHECK_OK(eb_ring_reserve(&producer, 1, 0, &room));
+  close_rings(&open);
+}
+
 /* ---- a hostile peer ------------------------------------------------------------------------ */
 
 static void test_producer_when_the_consumers_index_is_impossible_stops_for_good(void) {
@@ -512,6 +530,7 @@ int main(void) {
   RUN(test_wait_when_nothing_comes_ends_at_the_deadline);
   RUN(test_close_by_the_producer_lets_the_consumer_drain);
   RUN(test_close_by_the_consumer_ends_the_producer);
+  RUN(test_ends_when_the_ring_is_made_anew_are_closed_and_leave_it_alone);
   RUN(test_producer_when_the_consumers_index_is_impossible_stops_for_good);
   RUN(test_consumer_when_the_producers_index_is_impossible_stops_for_good);
   RUN(test_consumer_when_the_producers_index_goes_back_stops_for_good);

@@ -29,7 +29,7 @@ from pagegate.rpc import codec
 from pagegate.rpc.codec import Batch
 from pagegate.rpc.errors import from_rpc_error
 from pagegate.rpc.retry import Retries
-from pagegate.rpc.ring_client import ClientRing, OpenRing
+from pagegate.rpc.ring_client import ClientRing, OpenRing, RingCall
 from pagegate.rpc.spans import Batches, call_span
 from pagegate.rpc.tls import ClientTls
 from pagegate.telemetry import NO_TELEMETRY, TraceContext, Tracing
@@ -57,7 +57,7 @@ _RESUMABLE = frozenset(
     }
 )
 _ANOTHER_PIN = frozenset({"PEER_UNAVAILABLE", "TLS_BINDING"})
-_REATTEST = frozenset({"SESSION_UNKNOWN", "SESSION_EXPIRED", "SESSION_CLOSED", "EXHAUSTED", "EPOCH"})
+_REATTEST = frozenset({"SESSION_UNKNOWN", "SESSION_EXPIRED", "SESSION_CLOSED", "EXHAUSTED", "EPOCH", "BRIDGE_DIED"})
 _END_WITHIN_S = 1.0
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", 64 << 20),
@@ -127,7 +127,7 @@ class Client:
         `tls`: the server certificate to accept; of several, each connection accepts one (ClientTls.pins).
 
         `ring`: send through shared memory where the server offers it and is on this host, else by gRPC; a path is
-        where the server's Unix socket is seen from here.
+        where the server's Unix socket, or the file or device that both machines map, is seen from here.
         """
         self._platform = MeasuredPlatform(platform, telemetry, "client")
         self._appraiser = MeasuredAppraiser(appraiser, telemetry, "client")
@@ -373,7 +373,8 @@ class Client:
                     sender.acknowledged(established, response.ack.batches, response.ack.receipt)
                 elif step == "committed":
                     sender.committed(session, response.committed.generation, response.committed.receipt)
-                    _let_end(call)
+                    if not isinstance(call, RingCall):
+                        _let_end(call)
                     return int(response.committed.generation)
             raise TransferError("TRANSFER_TRUNCATED", "the server ended the stream before it committed")
         except grpc.RpcError as error:
@@ -554,10 +555,10 @@ class Client:
         self.close()
 
 
-def _let_end(call: object) -> None:
-    """Lets the server end a gRPC call that has done its work: cancelled, it would count among its failures."""
+def _let_end(call: grpc.Call) -> None:
+    """Lets the server end a call that has done its work: cancelled, it would count among its failures."""
     ended = threading.Event()
-    if isinstance(call, grpc.Call) and call.add_callback(ended.set):
+    if call.add_callback(ended.set):
         ended.wait(_END_WITHIN_S)
 
 

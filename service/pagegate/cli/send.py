@@ -46,10 +46,11 @@ _RANGE = re.compile(r"(0x[0-9a-fA-F]+|[0-9]+)-(0x[0-9a-fA-F]+|[0-9]+)")
 )
 @click.option(
     "--ring",
-    type=click.Choice(["auto", "off"]),
+    metavar="auto|off|PATH",
     default="auto",
     show_default=True,
-    help="Send through shared memory where the server offers it and is on this host; off: always by gRPC.",
+    help="Send through shared memory where the server offers it and is on this host; off: always by gRPC. PATH is the "
+    "server's socket as seen from here, or the file or device (ivshmem BAR) that both machines map.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @config_options(PeerConfig)
@@ -94,7 +95,7 @@ def command(
                 regions={region: "write"},
                 tls=ClientTls.pins(tls_server_cert) if tls_server_cert else None,
                 telemetry=telemetry,
-                ring=ring == "auto",
+                ring={"auto": True, "off": False}.get(ring, Path(ring)),
             ) as client,
         ):
             limit = client.session.regions[region].pages * eb.PAGE_SIZE

@@ -75,9 +75,9 @@ class Gauges:
             self._telemetry.record("pagegate.region.staged", staged.get(region.number, (0, 0))[0], labels)
 
     def _bridge(self) -> None:
-        info = self._server.bridge.info
+        info = self._server.bridge_info
         labels = {
-            "pagegate.bridge.backend": getattr(info, "backend", "in-process"),
+            "pagegate.bridge.backend": info.backend,
             "pagegate.bridge.kernel": info.gcm_kernel,
             "pagegate.bridge.memory": info.memory,
             "pagegate.bridge.libcrypto": info.libcrypto,

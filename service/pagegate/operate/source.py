@@ -121,7 +121,7 @@ class ServerSource:
     def status(self) -> ServerStatus:
         """See StatusSource.status."""
         server = self._server
-        info = server.bridge.info
+        info = server.bridge_info
         refused, refusals = self._memory.refusals()
         server.sessions.sweep()
         staged = server.staged()
@@ -140,7 +140,7 @@ class ServerSource:
             other_problems=tuple(
                 f"{what}: {problem}" for what in ("tls", "config") if (problem := self._reloads.problem(what))
             ),
-            bridge=f"{getattr(info, 'backend', 'in-process')}, {info.gcm_kernel}, {info.memory}, {info.libcrypto}",
+            bridge=", ".join((info.backend, *info.hardening, info.gcm_kernel, info.memory, info.libcrypto)),
             sessions=tuple(_session(live) for live in server.sessions),
             sessions_total=server.sessions.total,
             regions=tuple(

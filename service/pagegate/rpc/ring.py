@@ -11,7 +11,8 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from typing_extensions import Buffer
 
@@ -41,18 +42,49 @@ _SLICE_S = 0.25
 _T = TypeVar("_T")
 
 
+@dataclass(frozen=True, slots=True)
+class RingOffer:
+    """Where a session gets its shared memory: at a Unix socket, or, where that is empty, in the file both sides know."""
+
+    socket: str
+    token: bytes
+    capacity: int
+
+
+class RingSource(Protocol):
+    """Where a server has shared memory from."""
+
+    def start(self) -> None:
+        """Begins to hand it out."""
+        ...
+
+    def offer(self, session_id: bytes) -> RingOffer | None:
+        """For one session; None when there is none to be had. Raises TransferError RING_LIMIT."""
+        ...
+
+    def close(self) -> None:
+        """Ends every ring; running transfers can be resumed elsewhere."""
+        ...
+
+
 class RingLink:
     """One side's end of a channel, and the socket that tells when the peer is gone."""
 
-    def __init__(self, channel: eb.Channel, connection: socket.socket, *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self, channel: eb.Channel, connection: socket.socket | None, *, patience_s: float = PATIENCE_S
+    ) -> None:
+        """Without a connection only its silence tells that the peer is gone."""
         self._channel = channel
-        connection.setblocking(False)
+        if connection is not None:
+            connection.setblocking(False)
         self._connection = connection
         self._patience_s = patience_s
 
     @property
     def alive(self) -> bool:
         """False once the peer has ended or was killed."""
+        if self._connection is None:
+            return True
         try:
             return self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
         except BlockingIOError:
@@ -143,9 +175,10 @@ class RingLink:
     def close(self) -> None:
         """Ends it for both sides. Safe in any thread, and twice."""
         self._channel.close()
-        with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)
-        self._connection.close()
+        if self._connection is not None:
+            with contextlib.suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RDWR)
+            self._connection.close()
 
 
 class _NotYetError(Exception):

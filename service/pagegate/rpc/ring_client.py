@@ -15,11 +15,12 @@ from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 
 import enclave_bridge as eb
-from pagegate.errors import PagegateError, TransferError
+from pagegate.errors import ConfigError, PagegateError, TransferError
 from pagegate.handshake.model import Established
 from pagegate.rpc import errors
 from pagegate.rpc.codec import Batch
 from pagegate.rpc.ring import METADATA, READY, REFUSED, REQUEST, RESPONSE, RingLink, encode_metadata
+from pagegate.rpc.ring_file import open_file
 from pagegate.telemetry import Tracing
 from pagegate.transfer import macs
 from pagegate.transfer.faults import transfer_faults
@@ -28,7 +29,6 @@ from pagegate.v1 import transfer_pb2 as pb
 _log = logging.getLogger(__name__)
 _CONNECT_S = 5.0
 _OFFER_S = 10.0
-_NONCE_SIZE = 16
 
 
 OpenRing: TypeAlias = "grpc.UnaryUnaryMultiCallable[Any, pb.OpenRingResponse]"
@@ -39,7 +39,7 @@ class ClientRing:
     """The shared memory of a client's session, if the server offers it and is on this host. It is asked once a session."""
 
     def __init__(self, wanted: bool | Path, bridge: eb.Bridge, telemetry: Tracing) -> None:
-        """`wanted`: a path is where the server's socket is seen from here."""
+        """`wanted`: a path is where the server's socket, or the file that both map, is seen from here."""
         self._wanted = wanted
         self._bridge = bridge
         self._telemetry = telemetry
@@ -60,7 +60,7 @@ class ClientRing:
 
     def _ask(self, established: Established, open_ring: OpenRing) -> ClientLink | None:
         session = established.session
-        nonce = self._bridge.random(_NONCE_SIZE)
+        nonce = self._bridge.random(macs.NONCE_SIZE)
         with transfer_faults():
             request = pb.OpenRingRequest(
                 session_id=established.session_id, nonce=nonce, mac=session.mac(eb.MacPurpose.CONTROL, macs.ring(nonce))
@@ -75,8 +75,10 @@ class ClientRing:
             session.check_mac(
                 eb.MacPurpose.CONTROL, macs.ring_offer(nonce, offer.token, offer.capacity, offer.socket), offer.mac
             )
-        if not offer.socket:
+        if not offer.capacity:
             return None
+        if not offer.socket:
+            return _in_file(self._wanted, offer.capacity)
         return fetch(self._wanted if isinstance(self._wanted, Path) else Path(offer.socket), offer)
 
     def drop(self, *, ask_again: bool) -> None:
@@ -98,6 +100,20 @@ class ClientLink(RingLink):
     ) -> RingCall:
         """One transfer."""
         return RingCall(self, requests, metadata)
+
+
+def _in_file(wanted: bool | Path, capacity: int) -> ClientLink | None:
+    """The ring in the file or device that this side's operator named."""
+    if not isinstance(wanted, Path):
+        _log.info("the server offers a ring in a file that both machines map; say which one it is here")
+        return None
+    fd = open_file(wanted)
+    try:
+        return ClientLink(eb.Channel(fd, capacity, role=eb.Role.CLIENT, named=True), None)
+    except eb.BridgeStatusError as error:
+        raise ConfigError("RING_FILE", f"{wanted} is not the memory that the server uses: {error}") from error
+    finally:
+        os.close(fd)
 
 
 def fetch(path: Path, offer: pb.OpenRingResponse) -> ClientLink | None:
@@ -136,7 +152,6 @@ class RingCall:
         self._complete = False
         self._broken = threading.Event()
         self._writer = threading.Thread(target=self._write, args=(requests, metadata), daemon=True)
-        self._writer.start()
 
     def _write(
         self, requests: Iterator[pb.TransferPagesRequest | Batch], metadata: tuple[tuple[str, str | bytes], ...]
@@ -152,7 +167,8 @@ class RingCall:
             self._broken.set()
 
     def __iter__(self) -> Iterator[pb.TransferPagesResponse]:
-        """Raises TransferError: the server's refusal, or RING_CLOSED and the like."""
+        """Begins to send. Raises TransferError: the server's refusal, or RING_CLOSED and the like."""
+        self._writer.start()
         while True:
             try:
                 message = self._link.next(0.25)

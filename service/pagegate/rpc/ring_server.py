@@ -1,9 +1,8 @@
-"""The server's side of shared memory: offers, the Unix socket, and one thread a ring that runs transfers."""
+"""Shared memory for peers on this host: offers, the Unix socket that hands it over, one thread a ring."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import os
 import secrets
@@ -12,54 +11,20 @@ import stat
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, cast
-
-import grpc
-from google.protobuf.message import DecodeError
 
 import enclave_bridge as eb
 from pagegate.errors import ConfigError, PagegateError, TransferError
-from pagegate.rpc import errors
-from pagegate.rpc.admission import Gate
-from pagegate.rpc.codec import Batch, RingBatch
-from pagegate.rpc.ring import (
-    METADATA,
-    PATIENCE_S,
-    READY,
-    REFUSED,
-    REQUEST,
-    RESPONSE,
-    TOKEN_SIZE,
-    RingLink,
-    decode_metadata,
-)
-from pagegate.transfer.session import SessionTable
-from pagegate.v1 import transfer_pb2 as pb
+from pagegate.rpc.ring import PATIENCE_S, READY, TOKEN_SIZE, RingLink, RingOffer
+from pagegate.rpc.ring_transfers import RingTransfers
 
 _log = logging.getLogger(__name__)
-_Requests = Iterator["pb.TransferPagesRequest | Batch | RingBatch"]
-Converse = Callable[[_Requests, grpc.ServicerContext], Iterator[pb.TransferPagesResponse]]
-"""What runs one transfer: PageTransferServicer.transfer_pages."""
 
-_METHOD = "/pagegate.v1.PageTransfer/TransferPages"
 MAX_RINGS = 16
 _OFFER_S = 10.0
 _MAX_OFFERS = 64
 _GREETING_S = 5.0
 _MAX_PATH = 107
-_STATUS_KEY = "grpc-status-details-bin"
-
-
-@dataclass(frozen=True, slots=True)
-class RingOffer:
-    """Where a session may fetch its shared memory, and what to say there."""
-
-    socket: str
-    token: bytes
-    capacity: int
 
 
 class RingServer:
@@ -68,9 +33,7 @@ class RingServer:
     def __init__(
         self,
         path: Path,
-        converse: Converse,
-        sessions: SessionTable,
-        gate: Gate,
+        transfers: RingTransfers,
         *,
         batch_pages: int,
         max_rings: int = MAX_RINGS,
@@ -78,9 +41,7 @@ class RingServer:
     ) -> None:
         """Raises ConfigError RING_SOCKET when the socket cannot be made, or BATCH_TOO_LARGE."""
         self._path = path.absolute()
-        self._converse = converse
-        self._sessions = sessions
-        self._gate = gate
+        self._transfers = transfers
         self._patience_s = patience_s
         self._slots = threading.Semaphore(max_rings)
         self._offers: dict[bytes, tuple[bytes, float]] = {}
@@ -140,7 +101,7 @@ class RingServer:
                     if self._closed:
                         return
                     self._links.add(link)
-                self._run(link, session_id, peer)
+                self._transfers.run(link, session_id, peer)
         except (PagegateError, OSError) as error:
             _log.info("a ring ended: %s", error)
         except Exception:
@@ -173,70 +134,6 @@ class RingServer:
         pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         return RingLink(channel, connection, patience_s=self._patience_s), session_id, f"ring:pid-{pid}"
 
-    # ---- transfers ---------------------------------------------------------------------
-
-    def _run(self, link: RingLink, session_id: bytes, peer: str) -> None:
-        """One transfer after another, until the peer ends, errs, or its session is over."""
-        while True:
-            metadata, begin = self._first(link, session_id)
-            # The servicer needs of a gRPC context only what _RingContext has.
-            context = cast(grpc.ServicerContext, _RingContext(peer, metadata))
-            try:
-                with self._admitted(context):
-                    if begin.begin.session_id != session_id:
-                        errors.abort(context, TransferError("WRONG_SESSION", "this ring belongs to another session"))
-                    self._answer(link, begin, context)
-            except _RefusedError as refused:
-                link.put(REFUSED, refused.status)
-                return
-
-    @contextlib.contextmanager
-    def _admitted(self, context: grpc.ServicerContext) -> Iterator[None]:
-        """Counts the transfer as gRPC's are counted, so that a drain waits for it."""
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(self._gate.admitted(_METHOD))
-            except TransferError as error:
-                errors.abort(context, error)
-            yield
-
-    def _answer(self, link: RingLink, begin: pb.TransferPagesRequest, context: grpc.ServicerContext) -> None:
-        requests = itertools.chain([begin], self._requests(link))
-        with contextlib.closing(cast(Any, self._converse(requests, context))) as responses:
-            for response in responses:
-                link.put(RESPONSE, response.SerializeToString())
-
-    def _first(
-        self, link: RingLink, session_id: bytes
-    ) -> tuple[tuple[tuple[str, str | bytes], ...], pb.TransferPagesRequest]:
-        """Waits for the next Begin, for as long as the session lives."""
-        metadata: tuple[tuple[str, str | bytes], ...] = ()
-        while True:
-            try:
-                message = link.next(1.0)
-            except TransferError as error:
-                if error.reason != "RING_TIMEOUT":
-                    raise
-                self._sessions.get(session_id)
-                continue
-            if message.kind == METADATA:
-                metadata = decode_metadata(link.take())
-            elif message.kind == REQUEST:
-                return metadata, _request(link)
-            else:
-                raise TransferError("OUT_OF_ORDER", "a transfer starts with begin")
-
-    def _requests(self, link: RingLink) -> _Requests:
-        while True:
-            message = link.next()
-            if message.kind == eb.RECORDS_KIND:
-                self._gate.check_finish()
-                yield RingBatch(link.records(message), message.number)
-            elif message.kind == REQUEST:
-                yield _request(link)
-            else:
-                raise TransferError("MALFORMED_MESSAGE", f"a message of kind {message.kind} is not a request")
-
     def close(self) -> None:
         """Ends every ring; running transfers can be resumed elsewhere."""
         with self._lock:
@@ -250,41 +147,6 @@ class RingServer:
         if self._thread.ident is not None:
             self._thread.join(2)
         self._path.unlink(missing_ok=True)
-
-
-def _request(link: RingLink) -> pb.TransferPagesRequest:
-    try:
-        return pb.TransferPagesRequest.FromString(link.take())
-    except DecodeError as error:
-        raise TransferError("MALFORMED_MESSAGE", f"not a TransferPagesRequest: {error}") from error
-
-
-class _RefusedError(Exception):
-    """A transfer was refused with this google.rpc.Status, serialized."""
-
-    def __init__(self, status: bytes) -> None:
-        super().__init__()
-        self.status = status
-
-
-class _RingContext:
-    """The part of a gRPC context that the servicer uses."""
-
-    def __init__(self, peer: str, metadata: tuple[tuple[str, str | bytes], ...]) -> None:
-        self._peer = peer
-        self._metadata = metadata
-
-    def peer(self) -> str:
-        """As gRPC's."""
-        return self._peer
-
-    def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        """As gRPC's."""
-        return self._metadata
-
-    def abort_with_status(self, status: Any) -> NoReturn:
-        """As gRPC's."""
-        raise _RefusedError(dict(status.trailing_metadata)[_STATUS_KEY])
 
 
 def _listen(path: Path) -> socket.socket:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import Protocol
 
 import enclave_bridge as eb
-from pagegate.errors import ConfigError, TransferError
+from pagegate.errors import ConfigError, PagegateError, TransferError
 from pagegate.evidence.model import AccessMode, Verdict
 from pagegate.handshake.model import GrantedRegion
 from pagegate.transfer.backing import Backing, FileBacking, MemfdBacking
 from pagegate.transfer.protection import GuardMaker, Protection
 
+_log = logging.getLogger(__name__)
 _MAX_PAGES = 1 << 28
 
 
@@ -290,6 +292,18 @@ class Region:
         with self._lock:
             return self._backing.open_current()
 
+    def close_door(self) -> None:
+        """Gives up the account of single pages; the next page makes another."""
+        with self._lock:
+            self._close_door()
+
+    def take_up(self) -> None:
+        """The bridge has died and another is there: what it kept of the committed generation is taken up again."""
+        with self._lock:
+            self._close_door()
+            if self._protection is not None:
+                self._protection.take_up()
+
     def _close_door(self) -> None:
         if self._door is not None:
             self._door.close()
@@ -346,6 +360,19 @@ class RegionTable:
             region = self.by_name(name)
             granted[name] = GrantedRegion(name, region.number, region.spec.base_gpa, region.spec.pages, mode)
         return granted
+
+    def close_doors(self) -> None:
+        """What a bridge that is gone held of the regions."""
+        for region in self._regions:
+            region.close_door()
+
+    def take_up(self) -> None:
+        """As each region's; one that fails is not served, and keeps no other from being so."""
+        for region in self._regions:
+            try:
+                region.take_up()
+            except PagegateError as error:
+                _log.error("region %s cannot be taken up by another bridge: %s", region.spec.name, error)
 
     def close(self) -> None:
         """Closes every region."""

@@ -60,10 +60,12 @@ def memory_of(server: Server, region: str) -> Memory:
     fd = server.regions.by_name(region).open_current()
     try:
         inode = os.fstat(fd).st_ino
-        for path in Path("/proc/self/fd").iterdir():
-            with suppress(OSError):
-                if int(path.name) != fd and path.stat().st_ino == inode:
-                    return Memory(f"/proc/{os.getpid()}/fd/{path.name}")
+        # The bridge keeps a file's descriptor, and may be another process.
+        for process in {os.getpid(), server.bridge.info.process or os.getpid()}:
+            for path in Path(f"/proc/{process}/fd").iterdir():
+                with suppress(OSError):
+                    if (process, int(path.name)) != (os.getpid(), fd) and path.stat().st_ino == inode:
+                        return Memory(str(path))
     finally:
         os.close(fd)
     raise AssertionError("no descriptor of the region's memory")

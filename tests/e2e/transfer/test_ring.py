@@ -15,7 +15,7 @@ from google.rpc.status_pb2 import Status
 
 import enclave_bridge as eb
 from pagegate.client import Client
-from pagegate.errors import TransferError
+from pagegate.errors import ConfigError, TransferError
 from pagegate.handshake.model import Limits
 from pagegate.rpc.errors import from_rpc_error, from_status
 from pagegate.rpc.ring import METADATA, READY, REFUSED, REQUEST, RESPONSE
@@ -468,3 +468,72 @@ def test_request_when_not_of_the_attested_peer_gets_no_offer(connect, ring_serve
             pb_grpc.PageTransferStub(channel).OpenRing(request)
     assert from_rpc_error(caught.value).reason == "MAC"
     assert not ring_server._rings._offers
+
+
+# ---- a file that two machines map ------------------------------------------------------------
+
+
+@pytest.fixture
+def bar(tmp_path) -> Path:
+    """Stands for the BAR of an ivshmem device."""
+    path = tmp_path / "bar"
+    path.write_bytes(bytes(16 << 20))
+    return path
+
+
+@pytest.fixture
+def file_server(bar, serve) -> Server:
+    server = serve(ring_file=bar, limits=Limits(3600.0, BATCH, 8), stale_transfer_s=0.1)
+    server._rings._patience_s = server._rings._idle_s = 1.0
+    return server
+
+
+def test_send_when_both_map_the_same_file_goes_through_it(file_server, connect, bar):
+    client = connect(file_server, ring=bar)
+    for generation in (1, 2):
+        data = os.urandom(SIZE)
+        assert client.send("book", data).generation == generation
+        assert client.ring_in_use
+        assert content(file_server) == data
+
+
+def test_send_when_another_client_has_the_file_goes_by_grpc_until_it_is_free(file_server, connect, bar):
+    first, second = connect(file_server, ring=bar), connect(file_server, ring=bar)
+    first.send("book", bytes(SIZE))
+    assert second.send("book", b"2" * SIZE).generation == 2
+    assert (first.ring_in_use, second.ring_in_use) == (True, False)
+    first.close()
+    eventually(lambda: file_server._rings._link is None, "the file is still held")
+    third = connect(file_server, ring=bar)
+    third.send("book", b"3" * SIZE)
+    assert third.ring_in_use
+
+
+def test_send_when_this_side_knows_no_file_goes_by_grpc(file_server, connect):
+    client = connect(file_server, ring=True)
+    assert client.send("book", bytes(SIZE)).generation == 1
+    assert not client.ring_in_use
+
+
+def test_send_when_this_side_names_another_file_says_so(file_server, connect, tmp_path):
+    (tmp_path / "other").write_bytes(bytes(16 << 20))
+    for wrong in ("other", "none"):
+        with pytest.raises(ConfigError) as caught:
+            connect(file_server, ring=tmp_path / wrong).send("book", bytes(SIZE))
+        assert caught.value.reason == "RING_FILE"
+        eventually(lambda: file_server._rings._link is None, "the file is still held")
+
+
+def test_file_when_its_client_is_idle_is_given_to_the_next(file_server, connect, bar):
+    idle = connect(file_server, ring=bar)
+    idle.send("book", bytes(SIZE))
+    eventually(lambda: file_server._rings._link is None, "the file is still held")
+    assert connect(file_server, ring=bar).send("book", b"2" * SIZE).generation == 2
+    assert idle.send("book", b"3" * SIZE).generation == 3
+    assert content(file_server) == b"3" * SIZE
+
+
+def test_server_when_given_a_socket_and_a_file_is_refused(serve, bar, socket_path):
+    with pytest.raises(ConfigError) as caught:
+        serve(ring_file=bar, ring_socket=socket_path)
+    assert caught.value.reason == "RING_FILE"

@@ -12,11 +12,14 @@ from pagegate.errors import ConfigError, TransferError
 from pagegate.rpc.admission import AdmissionLimits, Gate
 from pagegate.rpc.ring import MAX_CONTROL, READY, REQUEST, RingLink, decode_metadata, encode_metadata
 from pagegate.rpc.ring_client import fetch
+from pagegate.rpc.ring_file import RingFile
 from pagegate.rpc.ring_server import RingServer
+from pagegate.rpc.ring_transfers import RingTransfers
 from pagegate.transfer.session import SessionTable
 from pagegate.v1 import transfer_pb2 as pb
 
 CAPACITY = eb.channel_capacity(64)
+TRANSFERS = RingTransfers(lambda _requests, _context: iter(()), SessionTable(1), Gate(AdmissionLimits()))
 
 
 @pytest.fixture
@@ -134,9 +137,7 @@ def test_fetch_when_what_comes_is_not_sealed_memory_of_the_size_offered_takes_no
 
 
 def ring_server(path: Path) -> RingServer:
-    return RingServer(
-        path, lambda _requests, _context: iter(()), SessionTable(1), Gate(AdmissionLimits()), batch_pages=16
-    )
+    return RingServer(path, TRANSFERS, batch_pages=16)
 
 
 def test_socket_when_a_dead_server_left_it_is_taken_over(folder):
@@ -164,15 +165,7 @@ def test_socket_when_the_path_is_too_long_is_refused(folder):
 
 
 def test_server_when_a_batch_fits_no_ring_is_refused(folder):
-    sessions = SessionTable(1)
-    assert (
-        refusal(
-            lambda: RingServer(
-                folder / "s", lambda _r, _c: iter(()), sessions, Gate(AdmissionLimits()), batch_pages=1 << 20
-            )
-        )
-        == "BATCH_TOO_LARGE"
-    )
+    assert refusal(lambda: RingServer(folder / "s", TRANSFERS, batch_pages=1 << 20)) == "BATCH_TOO_LARGE"
 
 
 def test_offers_when_too_many_are_open_are_limited(folder):
@@ -181,3 +174,15 @@ def test_offers_when_too_many_are_open_are_limited(folder):
         server.offer(bytes(16))
     assert refusal(lambda: server.offer(bytes(16))) == "RING_LIMIT"
     server.close()
+
+
+@pytest.mark.parametrize("what", ["missing", "short", "directory"])
+def test_file_when_it_cannot_hold_a_ring_is_refused(tmp_path, what):
+    path = {"missing": tmp_path / "none", "short": tmp_path / "short", "directory": tmp_path}[what]
+    (tmp_path / "short").write_bytes(bytes(4096))
+    assert refusal(lambda: RingFile(path, TRANSFERS, batch_pages=16)) == "RING_FILE"
+
+
+def test_file_when_a_batch_fits_no_ring_is_refused(tmp_path):
+    (tmp_path / "bar").write_bytes(bytes(1 << 20))
+    assert refusal(lambda: RingFile(tmp_path / "bar", TRANSFERS, batch_pages=1 << 20)) == "RING_FILE"
