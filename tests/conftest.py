@@ -13,6 +13,7 @@ from pagegate.client import Client
 from pagegate.evidence.appraisal import EvidenceAppraiser
 from pagegate.platforms.simulated import SimulatedRoot
 from pagegate.server import Server, ServerOptions
+from pagegate.transfer.keeper import BridgeKind
 from pagegate.transfer.region import RegionSpec
 from support.appraiser import appraiser_for
 from support.platforms import CLIENT, SERVER, Guests
@@ -49,8 +50,14 @@ def region_specs(tmp_path: Path) -> list[RegionSpec]:
 
 
 @pytest.fixture
+def bridge_kind() -> BridgeKind:
+    """Where the servers of `serve` keep their keys; some tests run with both."""
+    return BridgeKind.IN_PROCESS
+
+
+@pytest.fixture
 def serve(
-    platform_for: Guests, appraiser: EvidenceAppraiser, region_specs: list[RegionSpec]
+    platform_for: Guests, appraiser: EvidenceAppraiser, region_specs: list[RegionSpec], bridge_kind: BridgeKind
 ) -> Iterator[Callable[..., Server]]:
     """serve(**options): a running server on a free port. `platform`, `appraiser`, `regions`, `observer` and
     `telemetry` go to Server, the rest to ServerOptions. All are stopped at the end."""
@@ -62,6 +69,7 @@ def serve(
             given["appraiser"] = kw.pop("appraiser", None) or appraiser
             given["regions"] = kw.pop("regions", region_specs)
             kw.setdefault("listen", "127.0.0.1:0")
+            kw.setdefault("bridge", bridge_kind)
             return stack.enter_context(Server(**given, options=ServerOptions(**kw)))
 
         yield start

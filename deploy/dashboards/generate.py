@@ -59,7 +59,7 @@ def _panel(
     queries = [{"query": query, "legend": legend}, *([more.pop("and")] if "and" in more else [])]
     if more:
         raise ValueError(f"panel {title!r}: unknown {sorted(more)}")
-    steps = [{"color": "green", "value": None}]
+    steps: list[dict[str, Any]] = [{"color": "green", "value": None}]
     if limits:
         steps += [{"color": "orange", "value": limits[0]}, {"color": "red", "value": limits[1]}]
     return {
@@ -70,12 +70,12 @@ def _panel(
         "fieldConfig": {
             "defaults": {
                 "unit": unit,
-                "custom": {} if kind in ("stat", "table") else {"axisSoftMin": 0},
+                "custom": {"axisSoftMin": 0} if kind == "graph" else {},
                 "thresholds": {"mode": "absolute", "steps": steps},
             },
             "overrides": [],
         },
-        "options": {"colorMode": "background"} if kind == "stat" and limits else {},
+        "options": _options(kind, unit, coloured=limits is not None),
         "targets": [
             {
                 "refId": chr(ord("A") + number),
@@ -91,6 +91,12 @@ def _panel(
         ],
         **({"transformations": [{"id": "organize", "options": {"excludeByName": {"Time": True}}}]} if table else {}),
     }
+
+
+def _options(kind: str, unit: str, *, coloured: bool) -> dict[str, Any]:
+    if kind == "heat":  # Prometheus has counted the buckets already
+        return {"calculate": False, "yAxis": {"unit": unit}}
+    return {"colorMode": "background"} if kind == "stat" and coloured else {}
 
 
 def _datasource() -> dict[str, Any]:

@@ -104,6 +104,19 @@ typedef struct {
   uint32_t max_guards; /* guards and sealing keys at once, at most 65536; 0: 64 */
 } eb_bridge_options;
 
+/* What confines a bridge that is a process of its own (eb_isolated.h); bits of eb_bridge_info.hardening. */
+typedef enum {
+  EB_HARDENED_SECCOMP = 1,           /* system calls outside a short list kill it: no files, sockets, programs */
+  EB_HARDENED_NO_NEW_PRIVS = 2,      /* PR_SET_NO_NEW_PRIVS */
+  EB_HARDENED_NOT_DUMPABLE = 4,      /* PR_SET_DUMPABLE 0: no core, no ptrace without CAP_SYS_PTRACE */
+  EB_HARDENED_PARENT_DEATH = 8,      /* it ends with the process that started it */
+  EB_HARDENED_LIMITS = 16,           /* no core file, few descriptors, bounded memory */
+  EB_HARDENED_NO_CAPABILITIES = 32,
+  EB_HARDENED_USER_NAMESPACE = 64,   /* of its own */
+  EB_HARDENED_NETWORK_NAMESPACE = 128, /* of its own, with no interface */
+  EB_HARDENED_ALL = 255,
+} eb_hardening;
+
 typedef struct {
   eb_memory_kind memory;
   size_t secret_bytes;      /* reserved secret memory */
@@ -112,6 +125,8 @@ typedef struct {
   char gcm_kernel[32];      /* which AES-GCM implementation seals pages: "avx512", "vaes256", "aesni", "openssl" */
   char libcrypto[64];       /* OpenSSL_version */
   char file_io[16];         /* how files are read and written: "io_uring" or "pread"; chosen at open */
+  uint32_t process;         /* pid of the bridge process; 0: it is in this one */
+  uint32_t hardening;       /* eb_hardening bits in force; 0 in process */
 } eb_bridge_info;
 
 /* Reserves secret memory and runs the power-on self-test (known-answer seal/open).

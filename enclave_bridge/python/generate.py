@@ -1,6 +1,7 @@
-"""Make the C source of `enclave_bridge._native` from the public header.
+"""Make the C source of a binding of the enclave bridge from its public headers.
 
-Usage: generate.py INCLUDE_DIR OUTPUT. Run by CMake. cffi reads declarations but has no preprocessor,
+Usage: generate.py INCLUDE_DIR OUTPUT MODULE HEADER... Run by CMake, once for the bridge in process and once for the
+isolated one. cffi reads declarations but has no preprocessor,
 so the header is reduced to what it reads: no directives, no attributes, array lengths as numbers, and
 the status enumeration expanded from its table.
 """
@@ -12,9 +13,10 @@ from pathlib import Path
 from cffi import FFI
 
 
-def declarations(include: Path) -> str:
-    """The header as cffi reads it."""
-    text = re.sub(r"/\*.*?\*/", "", (include / "enclave_bridge.h").read_text(), flags=re.DOTALL)
+def declarations(include: Path, headers: list[str]) -> str:
+    """The headers as cffi reads them."""
+    text = "".join((include / header).read_text() for header in headers)
+    text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
     numbers = {
         name: str(eval(value.replace("UINT64_C", "").replace("u", ""), {"__builtins__": {}}))  # noqa: S307 our own header
         for name, value in re.findall(r"^#define (EB_\w+)[ \t]+([(\d].*)$", text, flags=re.MULTILINE)
@@ -34,11 +36,11 @@ def declarations(include: Path) -> str:
 
 def main() -> None:
     """Write the source."""
-    include, output = (Path(argument) for argument in sys.argv[1:])
+    include, output, module, *headers = sys.argv[1:]
     ffi = FFI()
-    ffi.cdef(declarations(include))
-    ffi.set_source("enclave_bridge._native", '#include "enclave_bridge.h"')
-    ffi.emit_c_code(str(output))
+    ffi.cdef(declarations(Path(include), headers))
+    ffi.set_source(f"enclave_bridge.{module}", "".join(f'#include "{header}"\n' for header in headers))
+    ffi.emit_c_code(output)
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ eb_status eb_guard_make(eb_bridge *bridge, eb_sealing *sealing, const eb_guard_s
   made->bridge = bridge;
   if (sealing != NULL) eb_sealing_hold(sealing);
   made->sealing = sealing;
-  made->memory.fd = made->journal = -1;
+  made->memory.file.fd = made->journal = -1;
   made->pages = scope->pages;
   made->generation = made->first_generation = scope->generation;
   strncpy(made->region, scope->region, EB_MAX_REGION_NAME);
@@ -177,18 +177,48 @@ done:
   return status;
 }
 
-eb_status eb_guard_fetch_checked(eb_guard *guard, uint64_t first, size_t n, uint8_t *into, uint64_t *bad) {
-  eb_status status = EB_OK;
-  bool good[EB_LANE_PAGES];
+/* With the lock held: fetch and check; what is not there is not good. */
+static eb_status fetch_checked(eb_guard *guard, uint64_t first, size_t n, uint8_t *into, bool *good) {
   const size_t there = fetch(guard, first, n, into);
-  EB_TRY(eb_guard_check(guard, first, there, into, good));
-  for (size_t i = 0; i < n && status == EB_OK; i++)
-    if (i >= there || !good[i]) {
-      *bad = first + i;
-      status = EB_ERR_TAMPERED;
-    }
-done:
+  for (size_t i = there; i < n; i++) good[i] = false;
+  return eb_guard_check(guard, first, there, into, good);
+}
+
+static size_t first_bad(const bool *good, size_t n) {
+  size_t i = 0;
+  while (i < n && good[i]) i++;
+  return i;
+}
+
+void eb_guard_walk_start(eb_guard_walk *walk, eb_guard *guard, uint64_t first, uint64_t pages) {
+  const eb_stored_file *file = &guard->memory.file;
+  *walk = (eb_guard_walk){.guard = guard, .next = first, .end = first + pages};
+  walk->file = (eb_source){guard->bridge, file->fd, file->offset, guard->memory.len};
+  walk->used = smaller(pages * EB_PAGE_SIZE, EB_STAGING_SIZE);
+  walk->staging = eb_staging_take(guard->bridge);
+  if (guard->memory.ahead)
+    eb_reader_start(&walk->reader, &walk->file, walk->staging, first * EB_PAGE_SIZE, pages * EB_PAGE_SIZE);
+}
+
+eb_status eb_guard_walk_next(eb_guard_walk *walk, uint8_t **pages, size_t *n, bool good[EB_LANE_PAGES]) {
+  eb_guard *guard = walk->guard;
+  eb_status status = EB_OK;
+  bool there = false;
+  *n = smaller(EB_LANE_PAGES, walk->end - walk->next);
+  *pages = eb_staging_chunk(walk->staging, 0);
+  if (guard->memory.ahead) there = eb_reader_next(&walk->reader, pages) == EB_OK;
+  memset(good, 0, *n * sizeof good[0]);
+  eb_mutex_lock(&guard->lock);
+  if (there) status = eb_guard_check(guard, walk->next, *n, *pages, good);
+  /* Memory is read here. What was read ahead may have been written since, or be there in part only. */
+  if (status == EB_OK && first_bad(good, *n) < *n) status = fetch_checked(guard, walk->next, *n, *pages, good);
+  eb_mutex_unlock(&guard->lock);
+  walk->next += *n;
   return status;
+}
+
+void eb_guard_walk_end(eb_guard_walk *walk) {
+  if (walk->staging != NULL) eb_staging_give(walk->guard->bridge, walk->staging, walk->used);
 }
 
 /* With the lock held: new MACs for n private pages; nothing else changes. */
@@ -233,28 +263,24 @@ static void note_bad(eb_page_range *bad, size_t cap, eb_verify_result *result, u
 eb_status eb_guard_verify(eb_guard *guard, uint64_t first, uint64_t pages, eb_page_range *bad, size_t bad_cap,
                           eb_verify_result *result) {
   eb_status status = EB_OK;
-  uint8_t *lane = NULL;
+  eb_guard_walk walk = {.staging = NULL};
   eb_verify_result found = {0};
   bool good[EB_LANE_PAGES];
   EB_TRY(eb_guard_usable(guard));
   EB_ENSURE(result != NULL && (bad != NULL || bad_cap == 0), EB_ERR_ARGUMENT);
   EB_ENSURE(pages >= 1 && first < guard->pages && pages <= guard->pages - first, EB_ERR_OUT_OF_RANGE);
-  lane = eb_arena_wait(&guard->bridge->arena, EB_POOL_LANES);
+  eb_guard_walk_start(&walk, guard, first, pages);
   while (found.pages < pages) {
-    const uint64_t at = first + found.pages;
-    const size_t n = smaller(EB_LANE_PAGES, pages - found.pages);
-    eb_mutex_lock(&guard->lock); /* for a batch only: writes go on meanwhile */
-    const size_t there = fetch(guard, at, n, lane);
-    status = eb_guard_check(guard, at, there, lane, good);
-    eb_mutex_unlock(&guard->lock);
-    if (status != EB_OK) goto done;
+    uint8_t *copies = NULL;
+    size_t n = 0;
+    EB_TRY(eb_guard_walk_next(&walk, &copies, &n, good));
     for (size_t i = 0; i < n; i++)
-      if (i >= there || !good[i]) note_bad(bad, bad_cap, &found, at + i);
+      if (!good[i]) note_bad(bad, bad_cap, &found, first + found.pages + i);
     found.pages += n;
   }
   *result = found;
 done:
-  if (lane != NULL) eb_arena_give(&guard->bridge->arena, EB_POOL_LANES, lane);
+  eb_guard_walk_end(&walk);
   return status;
 }
 
@@ -281,14 +307,17 @@ done:
 static eb_status carry(eb_guard *to, eb_guard *from, bool from_is_locked, uint64_t *bad_page) {
   eb_status status = EB_OK;
   eb_guard_entry entries[EB_LANE_PAGES];
+  bool good[EB_LANE_PAGES];
   uint8_t *lane = eb_arena_wait(&to->bridge->arena, EB_POOL_LANES);
   for (uint64_t first = 0; first < to->pages; first += EB_LANE_PAGES) {
     const size_t n = smaller(EB_LANE_PAGES, to->pages - first);
     if (!from_is_locked) eb_mutex_lock(&from->lock);
-    status = eb_guard_fetch_checked(from, first, n, lane, bad_page);
+    status = fetch_checked(from, first, n, lane, good);
     memcpy(entries, from->entries + first, n * sizeof entries[0]);
     if (!from_is_locked) eb_mutex_unlock(&from->lock);
     if (status != EB_OK) goto done;
+    *bad_page = first + first_bad(good, n);
+    EB_ENSURE(*bad_page == first + n, EB_ERR_TAMPERED);
     eb_mutex_lock(&to->lock);
     status = adopt(to, entries, first, n, lane);
     eb_mutex_unlock(&to->lock);
@@ -319,7 +348,7 @@ eb_status eb_guard_renew(eb_guard *guard, uint64_t generation, uint64_t *bad_pag
   EB_ENSURE(bad_page != NULL, EB_ERR_ARGUMENT);
   EB_ENSURE(guard->memory.mapping == NULL, EB_ERR_STATE); /* a device's memory keeps nothing to load */
   const eb_guard_scope scope = {guard->region, generation, guard->pages};
-  EB_TRY(eb_guard_make(guard->bridge, guard->sealing, &scope, guard->memory.fd, guard->memory.offset, NULL, &fresh));
+  EB_TRY(eb_guard_make(guard->bridge, guard->sealing, &scope, guard->memory.file.fd, guard->memory.file.offset, NULL, &fresh));
   eb_mutex_lock(&guard->lock);
   locked = true;
   EB_TRY(carry(fresh, guard, true, bad_page));

@@ -8,6 +8,7 @@
 #include "bridge.h"
 #include "sealing.h"
 #include "shared_io.h"
+#include "source.h"
 
 #define EB_GUARD_SALT_SIZE 32u
 #define EB_GUARD_KEY_SIZE 32u
@@ -56,8 +57,21 @@ eb_status eb_guard_make(eb_bridge *bridge, eb_sealing *sealing, const eb_guard_s
                         const uint8_t *salt, eb_guard **guard);
 /* With the lock held: which of n private pages, 1..EB_LANE_PAGES, are what the entries from `first` say. */
 eb_status eb_guard_check(eb_guard *guard, uint64_t first, size_t n, const uint8_t *pages, bool *good);
-/* With the lock held: fetch and check. EB_ERR_TAMPERED with *bad the first page that is not as it was written. */
-eb_status eb_guard_fetch_checked(eb_guard *guard, uint64_t first, size_t n, uint8_t *into, uint64_t *bad);
+/* A way over a guard's pages, in private copies that were checked; what may come from a disk is read ahead. */
+typedef struct {
+  eb_guard *guard;
+  eb_source file;
+  eb_staging *staging;
+  eb_reader reader;
+  uint64_t next, end; /* pages */
+  size_t used;        /* bytes of the staging slot */
+} eb_guard_walk;
+/* Waits for a staging slot, so it comes before any lock. The pages are the guard's. */
+void eb_guard_walk_start(eb_guard_walk *walk, eb_guard *guard, uint64_t first, uint64_t pages);
+/* The next n pages, at most EB_LANE_PAGES, and which of them are as they were written. They are the caller's until
+ * the next call. Takes the lock. */
+eb_status eb_guard_walk_next(eb_guard_walk *walk, uint8_t **pages, size_t *n, bool good[EB_LANE_PAGES]);
+void eb_guard_walk_end(eb_guard_walk *walk);
 /* Writes n private pages, 1..EB_LANE_PAGES, from `first`: MAC, journal, memory, in this order. EB_ERR_TARGET_FULL,
  * EB_ERR_TARGET_IO, EB_ERR_STATE (it only verifies), EB_ERR_EXHAUSTED. Takes the lock. */
 eb_status eb_guard_put(eb_guard *guard, uint64_t first, const uint8_t *pages, size_t n);

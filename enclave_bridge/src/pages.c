@@ -100,25 +100,26 @@ done:
 }
 
 /* From private copies that the guard has verified: what is checked is what is sealed. */
-static eb_status seal_guarded(eb_sealer *sealer, eb_guard *guard, size_t n, uint64_t *bad) {
+static eb_status seal_guarded(eb_sealer *sealer, eb_guard_walk *walk, size_t n, uint64_t *bad) {
   const eb_gcm_ops *ops = sealer->session->send_gcm.ops;
-  eb_arena *arena = &sealer->session->bridge->arena;
-  uint8_t *lane = eb_arena_wait(arena, EB_POOL_LANES);
   eb_status status = EB_OK;
+  bool good[EB_LANE_PAGES];
   eb_run run;
   while (sealer->done < n) {
-    const size_t some = smaller(EB_LANE_PAGES, n - sealer->done);
-    eb_mutex_lock(&guard->lock);
-    status = eb_guard_fetch_checked(guard, sealer->first_index + sealer->done, some, lane, bad);
-    eb_mutex_unlock(&guard->lock);
-    if (status != EB_OK) goto done;
+    uint8_t *copies = NULL;
+    size_t some = 0;
+    EB_TRY(eb_guard_walk_next(walk, &copies, &some, good));
+    for (size_t i = 0; i < some; i++) {
+      *bad = sealer->first_index + sealer->done + i;
+      EB_ENSURE(good[i], EB_ERR_TAMPERED);
+    }
     for (size_t i = 0; i < some; i += ops->batch) {
-      uint8_t *page = lane + i * EB_PAGE_SIZE;
+      uint8_t *page = copies + i * EB_PAGE_SIZE;
       EB_TRY(seal_run(sealer, &run, page, smaller(ops->batch, some - i), ops->single_pass ? NULL : page));
     }
   }
 done:
-  eb_arena_give_used(arena, EB_POOL_LANES, lane, smaller(EB_LANE_PAGES, n) * EB_PAGE_SIZE);
+  if (status != EB_ERR_TAMPERED) *bad = UINT64_MAX;
   return status;
 }
 
@@ -234,6 +235,7 @@ eb_status eb_guard_seal(eb_guard *guard, eb_session *session, eb_transfer *trans
   const uint64_t started = eb_clock();
   eb_status status = EB_OK;
   eb_sealer sealer = {.session = session, .transfer = transfer, .records = records};
+  eb_guard_walk walk = {.staging = NULL};
   EB_ENSURE(result != NULL, EB_ERR_ARGUMENT);
   *result = (eb_result){.bad_index = UINT64_MAX};
   EB_TRY(eb_session_usable(session));
@@ -241,10 +243,12 @@ eb_status eb_guard_seal(eb_guard *guard, eb_session *session, eb_transfer *trans
   EB_ENSURE(records_len != NULL && transfer != NULL && guard->bridge == session->bridge, EB_ERR_ARGUMENT);
   EB_ENSURE(pages <= EB_REKEY_PAGES && transfer->window.pages == guard->pages, EB_ERR_LENGTH);
   EB_TRY(prepare(&sealer, transfer->window.region, first_gpa, pages * EB_PAGE_SIZE, records_cap));
+  eb_guard_walk_start(&walk, guard, sealer.first_index, pages);
   EB_TRY(begin(&sealer, pages));
-  EB_TRY(seal_guarded(&sealer, guard, pages, &result->bad_index));
+  EB_TRY(seal_guarded(&sealer, &walk, pages, &result->bad_index));
 done:
   finish(&sealer, status, started, records_len, result);
+  eb_guard_walk_end(&walk);
   return status;
 }
 

@@ -7,6 +7,12 @@
 #include "equal.h"
 #include "guard.h"
 
+#ifdef EB_TEST_KEYS /* a program of the tests alone, which looks for these where they must not be */
+void eb_test_key(const uint8_t *key, size_t len);
+#else
+#define eb_test_key(key, len) ((void)0)
+#endif
+
 eb_role eb_session_peer(const eb_session *session) {
   return session->role == EB_ROLE_CLIENT ? EB_ROLE_SERVER : EB_ROLE_CLIENT;
 }
@@ -28,7 +34,11 @@ static eb_status derive_epoch(const eb_session *session, uint8_t chain[EB_MAX_HA
   EB_TRY(eb_hkdf_expand_label(crypto, session->suite, chain, "iv", epoch->iv, sizeof epoch->iv));
   EB_TRY(eb_hkdf_expand_label(crypto, session->suite, chain, "next epoch", next, facts->hash_size));
   EB_TRY(gcm->ops->set_key(gcm, epoch->key, facts->key_size));
+  eb_test_key(epoch->key, facts->key_size);
+  eb_test_key(epoch->iv, sizeof epoch->iv);
+  eb_test_key(chain, facts->hash_size);
   memcpy(chain, next, facts->hash_size);
+  eb_test_key(chain, facts->hash_size);
 done:
   OPENSSL_cleanse(next, sizeof next);
   OPENSSL_cleanse(epoch->key, sizeof epoch->key);
@@ -73,6 +83,8 @@ eb_status eb_session_new(eb_bridge *bridge, eb_role role, eb_suite suite, const 
   memcpy(made->secret->send_chain, from->write[role - 1], EB_MAX_HASH_SIZE);
   memcpy(made->secret->recv_chain, from->write[eb_session_peer(made) - 1], EB_MAX_HASH_SIZE);
   memcpy(made->secret->mac, from->mac, sizeof made->secret->mac);
+  for (size_t i = 0; i < EB_ROLES; i++)
+    for (size_t j = 0; j < EB_PURPOSES; j++) eb_test_key(from->mac[i][j], eb_suite_find(suite)->hash_size);
   EB_TRY(open_gcm(made, &made->send_gcm, &made->secret->send, true));
   EB_TRY(derive_epoch(made, made->secret->send_chain, &made->secret->send, &made->send_gcm));
   for (size_t i = 0; i < EB_RECV_EPOCHS; i++)

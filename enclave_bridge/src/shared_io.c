@@ -16,14 +16,13 @@ static bool takes_calls(const eb_bridge *bridge, int fd) {
 
 eb_status eb_shared_open(const eb_bridge *bridge, eb_shared *shared, int fd, uint64_t offset, uint64_t len) {
   eb_status status = EB_OK;
-  eb_stored_file file = {.fd = -1};
   EB_ENSURE(offset % EB_PAGE_SIZE == 0, EB_ERR_UNALIGNED);
-  *shared = (eb_shared){.fd = -1, .offset = offset, .len = len};
+  *shared = (eb_shared){.file = {.fd = -1}, .len = len};
   if (takes_calls(bridge, fd)) {
     const int mode = fcntl(fd, F_GETFL) & O_ACCMODE;
     EB_ENSURE(mode == O_RDWR, EB_ERR_TARGET);
-    EB_TRY(eb_stored_open(&file, fd, offset, len));
-    shared->fd = file.fd;
+    EB_TRY(eb_stored_open(&shared->file, fd, offset, len));
+    shared->ahead = eb_file_is_stored(bridge, fd);
   } else {
     shared->mapping = eb_file_map(fd, offset, len);
     EB_ENSURE(shared->mapping != NULL, EB_ERR_TARGET);
@@ -33,19 +32,19 @@ done:
 }
 
 void eb_shared_close(eb_shared *shared) {
-  eb_file_close(shared->fd);
+  eb_stored_close(&shared->file);
   eb_file_unmap(shared->mapping, shared->len);
-  *shared = (eb_shared){.fd = -1};
+  shared->mapping = NULL;
 }
 
 bool eb_shared_read(const eb_shared *shared, uint64_t at, uint8_t *into, size_t len) {
-  if (shared->mapping == NULL) return eb_file_get(shared->fd, shared->offset + at, into, len);
+  if (shared->mapping == NULL) return eb_file_get(shared->file.fd, shared->file.offset + at, into, len);
   memcpy(into, shared->mapping + at, len);
   return true;
 }
 
-eb_status eb_shared_write(const eb_shared *shared, uint64_t at, const uint8_t *from, size_t len) {
-  if (shared->mapping == NULL) return eb_file_put(shared->fd, shared->offset + at, from, len);
+eb_status eb_shared_write(eb_shared *shared, uint64_t at, const uint8_t *from, size_t len) {
+  if (shared->mapping == NULL) return eb_stored_write(&shared->file, at, from, len);
   memcpy(shared->mapping + at, from, len);
   return EB_OK;
 }

@@ -6,10 +6,14 @@
  * kernels that do not declare their verdict public, each part must be reported.
  * Valgrind knows no VAES and no AVX-512: the page path runs on the aesni kernel.
  *
- *   ct_bridge finished | mac | commit | pages
+ *   ct_bridge finished | mac | commit | guard | pages
  */
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 #include <valgrind/memcheck.h>
 
+#include "page_guard.h"
 #include "pair.h"
 
 #define SECRET(memory) VALGRIND_MAKE_MEM_UNDEFINED(&(memory), sizeof(memory))
@@ -87,6 +91,39 @@ static void commit(void) {
   pair_free(pair);
 }
 
+/* The MACs of a region's pages, under a sealing key that is secret. */
+static void guard(void) {
+  eb_pair *pair = pair_new(EB_SUITE_P384_SHA384_AES256GCM, NULL);
+  const eb_guard_scope scope = {"book", 1, WINDOW_PAGES};
+  const uint8_t key[EB_SEALING_KEY_SIZE] = {1, 2, 3}, id[EB_TRANSFER_ID_SIZE] = {9};
+  const eb_window window = {REGION, BASE_GPA, WINDOW_PAGES};
+  const int key_fd = memfd_create("key", 0), fd = memfd_create("region", 0);
+  eb_sealing *sealing = NULL;
+  eb_guard *made = NULL;
+  eb_transfer *transfer = NULL;
+  eb_page_range bad[2];
+  eb_result result;
+  eb_verify_result found;
+  CHECK(fchmod(key_fd, 0600) == 0 && write(key_fd, key, sizeof key) == (ssize_t)sizeof key);
+  CHECK(ftruncate(fd, WINDOW_PAGES * EB_PAGE_SIZE) == 0);
+  CHECK_OK(eb_sealing_open_file(pair->bridge, key_fd, &sealing));
+  VALGRIND_MAKE_MEM_UNDEFINED(sealing->key, EB_SEALING_KEY_SIZE);
+  CHECK_OK(eb_guard_new(pair->bridge, sealing, &scope, fd, 0, &made));
+  CHECK_OK(eb_transfer_new(pair->bridge, id, &window, &transfer));
+  CHECK_OK(eb_transfer_set_guard(transfer, made));
+  pair_seal(pair, 0, 20);
+  CHECK_OK(eb_pages_open(pair->server, transfer, pair->records, pair->records_len, &result));
+  CHECK_OK(eb_guard_verify(made, 0, WINDOW_PAGES, bad, 2, &found));
+  CHECK(found.bad_pages == 0);
+  CHECK(pwrite(fd, "changed", 7, 5 * EB_PAGE_SIZE) == 7);
+  CHECK_OK(eb_guard_verify(made, 0, WINDOW_PAGES, bad, 2, &found));
+  CHECK(found.bad_pages == 1 && bad[0].first == 5);
+  eb_transfer_free(transfer);
+  eb_guard_free(made);
+  eb_sealing_free(sealing);
+  pair_free(pair);
+}
+
 /* Seal, open, tag compare, replay window, ratchet: all that the window and the epochs decide must
  * come from the header, which is public, and from verdicts. */
 static void pages(void) {
@@ -120,13 +157,13 @@ int main(int argc, char **argv) {
   static const struct {
     const char *name;
     void (*run)(void);
-  } parts[] = {{"finished", finished}, {"mac", mac}, {"commit", commit}, {"pages", pages}};
+  } parts[] = {{"finished", finished}, {"mac", mac}, {"commit", commit}, {"guard", guard}, {"pages", pages}};
   for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
     if (argc != 2 || strcmp(argv[1], parts[i].name) != 0) continue;
     parts[i].run();
     printf("ok %s\n", argv[1]);
     return 0;
   }
-  fprintf(stderr, "ct_bridge finished | mac | commit | pages\n");
+  fprintf(stderr, "ct_bridge finished | mac | commit | guard | pages\n");
   return 64;
 }

@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "page_guard.h"
@@ -16,6 +17,14 @@ static eb_guard_scope scope_of(uint64_t generation) { return (eb_guard_scope){"b
 static int region_fd(void) {
   const int fd = memfd_create("region", MFD_CLOEXEC);
   CHECK(fd >= 0 && ftruncate(fd, WINDOW_PAGES * EB_PAGE_SIZE) == 0);
+  return fd;
+}
+
+/* One that a file system keeps: read ahead. */
+static int stored_fd(void) {
+  char path[] = "/tmp/eb-region-XXXXXX";
+  const int fd = mkstemp(path);
+  CHECK(fd >= 0 && unlink(path) == 0 && ftruncate(fd, WINDOW_PAGES * EB_PAGE_SIZE) == 0);
   return fd;
 }
 
@@ -150,19 +159,24 @@ static void test_verify_when_memory_changed_names_the_pages(void) {
   const eb_gcm_ops *kernels[] = {&eb_gcm_openssl, &eb_gcm_aesni, &eb_gcm_vaes256, &eb_gcm_avx512};
   for (size_t k = 0; k < sizeof kernels / sizeof kernels[0]; k++) {
     if (!kernels[k]->usable()) continue;
-    guarded region = guard_on(kernels[k], region_fd());
-    finds(&region);
-    drop(&region);
+    for (int stored = 0; stored < 2; stored++) {
+      guarded region = guard_on(kernels[k], stored ? stored_fd() : region_fd());
+      CHECK(region.guard->memory.ahead == (stored == 1));
+      finds(&region);
+      drop(&region);
+    }
   }
 }
 
 static void test_verify_when_the_file_was_cut_counts_what_is_gone(void) {
-  guarded region = guard_on(NULL, region_fd());
-  eb_page_range bad[4];
-  CHECK(ftruncate(region.fd, 20 * EB_PAGE_SIZE + 100) == 0);
-  const eb_verify_result found = verify(region.guard, bad, 4);
-  CHECK(found.bad_pages == WINDOW_PAGES - 20 && found.ranges == 1 && bad[0].first == 20);
-  drop(&region);
+  for (int stored = 0; stored < 2; stored++) {
+    guarded region = guard_on(NULL, stored ? stored_fd() : region_fd());
+    eb_page_range bad[4];
+    CHECK(ftruncate(region.fd, 20 * EB_PAGE_SIZE + 100) == 0);
+    const eb_verify_result found = verify(region.guard, bad, 4);
+    CHECK(found.bad_pages == WINDOW_PAGES - 20 && found.ranges == 1 && bad[0].first == 20);
+    drop(&region);
+  }
 }
 
 static void test_verify_when_asked_wrongly_is_refused(void) {
@@ -190,7 +204,7 @@ static void test_device_memory_when_changed_is_found(void) {
 static void test_seal_when_all_verifies_sends_the_pages(void) {
   const eb_gcm_ops *kernels[] = {&eb_gcm_openssl, NULL};
   for (size_t k = 0; k < 2; k++) {
-    guarded region = guard_on(kernels[k], region_fd());
+    guarded region = guard_on(kernels[k], k == 0 ? stored_fd() : region_fd());
     const eb_window window = {REGION, BASE_GPA, WINDOW_PAGES};
     eb_pair *pair = region.pair;
     eb_transfer *arrives = NULL;
@@ -209,7 +223,7 @@ static void test_seal_when_all_verifies_sends_the_pages(void) {
 static void test_seal_when_a_page_was_changed_sends_nothing(void) {
   const eb_gcm_ops *kernels[] = {&eb_gcm_openssl, NULL};
   for (size_t k = 0; k < 2; k++) {
-    guarded region = guard_on(kernels[k], region_fd());
+    guarded region = guard_on(kernels[k], k == 0 ? stored_fd() : region_fd());
     eb_result result;
     flip(region.fd, 33 * EB_PAGE_SIZE + 5);
     CHECK_STATUS(EB_ERR_TAMPERED, seal_all(&region, &result));
@@ -561,6 +575,26 @@ static void test_entries_when_pages_are_rewritten_never_share_a_counter(void) {
   drop(&region);
 }
 
+static void test_guard_when_the_process_has_forked_is_of_no_use_to_the_child(void) {
+  guarded region = guard_on(NULL, region_fd());
+  const pid_t child = fork();
+  CHECK(child >= 0);
+  if (child == 0) {
+    eb_verify_result result;
+    uint64_t bad = 0;
+    const bool refused = eb_guard_verify(region.guard, 0, 1, NULL, 0, &result) == EB_ERR_FORKED &&
+                         eb_guard_save(region.guard, region.fd) == EB_ERR_FORKED &&
+                         eb_guard_renew(region.guard, 4, &bad) == EB_ERR_FORKED;
+    eb_guard_free(region.guard);
+    eb_sealing_free(region.sealing);
+    _exit(refused ? 0 : 1);
+  }
+  int outcome = -1;
+  CHECK(waitpid(child, &outcome, 0) == child && outcome == 0);
+  CHECK(bad_pages(region.guard) == 0);
+  drop(&region);
+}
+
 int main(void) {
   RUN(test_verify_when_memory_changed_names_the_pages);
   RUN(test_verify_when_the_file_was_cut_counts_what_is_gone);
@@ -582,5 +616,6 @@ int main(void) {
   RUN(test_renew_when_loaded_makes_it_writable);
   RUN(test_put_when_counters_are_used_up_is_refused);
   RUN(test_entries_when_pages_are_rewritten_never_share_a_counter);
+  RUN(test_guard_when_the_process_has_forked_is_of_no_use_to_the_child);
   return 0;
 }

@@ -16,7 +16,11 @@ static size_t unhex(const char *hex, uint8_t *out) {
 }
 
 static void test_status_table_when_read_gives_stable_names(void) {
-  CHECK(eb_status_count() == 32);
+  size_t rows = 0;
+#define X(name, number, text) rows++;
+#include "eb_status.def"
+#undef X
+  CHECK(eb_status_count() == rows);
   for (size_t i = 0; i < eb_status_count(); i++) CHECK(eb_status_at(i) == (int)i);
   CHECK(eb_status_at(eb_status_count()) == -1);
   CHECK(strcmp(eb_status_name(EB_ERR_REPLAYED), "EB_ERR_REPLAYED") == 0);

@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pagegate.errors import ConfigError
+from pagegate.transfer.keeper import BridgeKind
 from pagegate.transfer.region import RegionSpec
 
 PAGE = 4096
@@ -210,6 +211,10 @@ class ServeConfig(PeerConfig):
         None,
         description="The same with a peer in another virtual machine: a file or device that both map, such as the "
         "BAR of an ivshmem device. One client at a time has it.",
+    )
+    bridge: BridgeKind = Field(
+        BridgeKind.ISOLATED,
+        description="Where keys and plaintext staging are: a confined process of their own, or this process (weaker).",
     )
     warn_days: float = Field(
         14.0, ge=0, description="Days before its own certificates or CRL expire that the server begins to warn."

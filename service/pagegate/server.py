@@ -35,6 +35,7 @@ from pagegate.rpc.ring_server import RingServer
 from pagegate.rpc.ring_transfers import RingTransfers
 from pagegate.rpc.tls import ServerTls, TlsInForce
 from pagegate.telemetry import NO_TELEMETRY, Tracing
+from pagegate.transfer.keeper import BridgeKeeper, BridgeKind
 from pagegate.transfer.protection import GuardMaker
 from pagegate.transfer.region import RegionSpec, RegionTable
 from pagegate.transfer.registry import TransferRegistry
@@ -79,6 +80,8 @@ class ServerOptions:
     stale_transfer_s: float = 30.0
     """Seconds after which a broken transfer loses its region to another writer."""
     tls: ServerTls | None = None
+    bridge: BridgeKind = BridgeKind.IN_PROCESS
+    """Where keys and plaintext staging are; `pagegate serve` isolates them unless told otherwise."""
     sealing: SealingSource | None = None
     """Where the key comes from that page MACs of file-backed regions are kept under; None leaves those without."""
     tls_overlap_s: float = 3600.0
@@ -110,21 +113,27 @@ class Server:
         telemetry: Tracing = NO_TELEMETRY,
         observer: Observer = ignore,
     ) -> None:
-        """Raises ConfigError, TransferError (a region's backing), BridgeStatusError (locked memory)."""
+        """Raises ConfigError, TransferError (a region's backing), BridgeError (locked memory, no isolation)."""
         self.options = options = options or ServerOptions()
         self.started_at = time.time()
         self._observer = observer
         self._appraiser = appraiser
         self.platform = platform
         self.traffic = Traffic()
-        self.bridge = eb.Bridge(
+        # The blocking form: the interceptor paces and counts it as it does every call.
+        self._health = health.HealthServicer(experimental_non_blocking=False)
+        self._trusted = True
+        self._keeper = BridgeKeeper(
+            options.bridge,
             max_sessions=options.max_sessions,
             max_handshakes=options.max_handshakes + 1,
             max_guards=_guards_for(len(regions), options.admission.threads),
+            changed=self._bridge_changed,
         )
-        self.regions = RegionTable(regions, GuardMaker(self.bridge, options.sealing))
+        self._guards = GuardMaker(self._keeper.current, options.sealing)
+        self.regions = RegionTable(regions, self._guards)
         self.sessions = SessionTable(options.max_sessions)
-        self._registry = TransferRegistry(self.bridge, stale_after_s=options.stale_transfer_s)
+        self._registry = TransferRegistry(lambda: self._keeper.current, stale_after_s=options.stale_transfer_s)
         self.gate = Gate(options.admission)
         self.tls = TlsInForce(options.tls, overlap_s=options.tls_overlap_s) if options.tls else None
         self._watchdog = Watchdog()
@@ -137,7 +146,7 @@ class Server:
         )
         self.attestation = AttestationServicer(
             lambda: ServerHandshake(
-                self.bridge,
+                self._keeper.current,
                 MeasuredPlatform(platform, telemetry, "server"),
                 MeasuredAppraiser(self._appraiser, telemetry, "server"),
                 self.regions,
@@ -151,11 +160,15 @@ class Server:
         )
         attestation_pb2_grpc.add_AttestationServicer_to_server(self.attestation, self._grpc)
         pages = rpc_transfer.PageTransferServicer(
-            self.bridge, self.regions, self.sessions, self._registry, telemetry, observer, self.traffic
+            lambda: self._keeper.current,
+            self.regions,
+            self.sessions,
+            self._registry,
+            telemetry,
+            observer,
+            self.traffic,
         )
         rpc_transfer.add_to_server(pages, self._grpc)
-        # The blocking form: the interceptor paces and counts it as it does every call.
-        self._health = health.HealthServicer(experimental_non_blocking=False)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
         self.port = self._bind(options)
@@ -202,6 +215,38 @@ class Server:
         return probes
 
     @property
+    def bridge(self) -> eb.Bridge:
+        """The bridge in use. Raises TransferError BRIDGE_DIED while there is none."""
+        return self._keeper.current
+
+    @property
+    def bridge_info(self) -> eb.BridgeInfo:
+        """What the bridge was found to be when it was opened; the former one's while another is being started."""
+        return self._keeper.info
+
+    @property
+    def bridges_replaced(self) -> int:
+        """How many bridges have died and been replaced since the start."""
+        return self._keeper.replaced
+
+    def _bridge_changed(self, alive: bool) -> None:
+        """A bridge that died took every key and every account with it: what depends on them ends here."""
+        if alive:
+            self._guards.use(self._keeper.opened)
+            self.regions.take_up()
+        else:
+            self.sessions.close()
+            self._registry.reset()
+            self.regions.close_doors()
+        self._say_healthy(alive)
+
+    def _say_healthy(self, alive: bool) -> None:
+        status = health_pb2.HealthCheckResponse
+        for service in ("", READINESS, *_SERVICES):
+            well = alive and (self._trusted or service not in (READINESS, _SERVICES[0]))
+            self._health.set(service, status.SERVING if well else status.NOT_SERVING)
+
+    @property
     def address(self) -> str:
         """Host and port as bound."""
         return f"{self.options.listen.rpartition(':')[0]}:{self.port}"
@@ -224,15 +269,13 @@ class Server:
             self._rings.start()
         if self._probes is not None:
             self._probes.start()
-        for service in ("", READINESS, *_SERVICES):
-            self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        self._say_healthy(True)
         return self
 
     def trusted(self, *, trusted: bool) -> None:
         """Says whether new handshakes can succeed: health of READINESS and of Attestation."""
-        status = health_pb2.HealthCheckResponse
-        for service in (READINESS, _SERVICES[0]):
-            self._health.set(service, status.SERVING if trusted else status.NOT_SERVING)
+        self._trusted = trusted
+        self._say_healthy(self._keeper.alive)
 
     def attest_again(self) -> int:
         """Ends every session, so that each peer attests anew (clients do by themselves). Returns how many."""
@@ -300,7 +343,7 @@ class Server:
                 self._probes.stop(None).wait()
             self.sessions.close()
             self.regions.close()
-            self.bridge.close()
+            self._keeper.close()
             return idle
 
     def wait(self, timeout_s: float | None = None) -> bool:

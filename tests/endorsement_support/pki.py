@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from pagegate.endorsements.part import PRODUCTS, tcb_levels
 from pagegate.evidence.model import EndorsementRequest, KeyKind
 
+BASIC_CONSTRAINTS = "2.5.29.19"
 AMD = "1.3.6.1.4.1.3704.1"
 SPL_OID = {"bl": 1, "tee": 2, "snp": 3, "spl4": 4, "spl5": 5, "spl6": 6, "spl7": 7, "ucode": 8, "fmc": 9}
 PSS = padding.PSS(padding.MGF1(hashes.SHA384()), 48)
@@ -41,7 +42,7 @@ def certificate(
 ) -> bytes:
     """A DER certificate signed as AMD signs."""
     builder = x509.CertificateBuilder(name(issuer), name(subject), key, 7, not_before, not_after)
-    for oid, value in extensions or []:
+    for oid, value in extensions or [(BASIC_CONSTRAINTS, bytes.fromhex("30030101ff"))]:
         builder = builder.add_extension(x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), value), critical=False)
     return builder.sign(signer, hashes.SHA384(), rsa_padding=PSS).public_bytes(Encoding.DER)
 

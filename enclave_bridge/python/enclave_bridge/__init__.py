@@ -15,7 +15,7 @@ from .channel import (
 )
 from .errors import BridgeStatusError, StatusInfo, all_statuses, status_info
 from .guards import Guard, PageRange, Sealing, SealingError, SnpFailure, TamperedPageError, Verification
-from .handles import Bridge, Handshake, Session, Source, Transfer, parse_header
+from .handles import HARDENING, Bridge, Handshake, IsolatedBridge, Session, Source, Transfer, parse_header
 from .results import (
     BINDING_SIZE,
     HEADER_SIZE,
@@ -37,6 +37,7 @@ from .results import (
 
 __all__ = [
     "BINDING_SIZE",
+    "HARDENING",
     "HEADER_SIZE",
     "NONCE_SIZE",
     "PAGE_SIZE",
@@ -53,6 +54,7 @@ __all__ = [
     "ChannelRecords",
     "Guard",
     "Handshake",
+    "IsolatedBridge",
     "MacPurpose",
     "OpenResult",
     "PageRange",

@@ -71,9 +71,10 @@ class Sealing(_Handle):
     @classmethod
     def from_file(cls, bridge: Bridge, fd: int) -> Sealing:
         """The key in a file of this user, mode 0600; an empty file gets one. Raises SealingError."""
-        out = ffi.new("eb_sealing **")
-        _check_key(lib.eb_sealing_open_file(bridge._live(), fd, out), None)
-        return cls(out[0], lib.eb_sealing_free)
+        backend = bridge._backend
+        out = backend.ffi.new("eb_sealing **")
+        _check_key(backend.lib.eb_sealing_open_file(bridge._live(), fd, out), None)
+        return cls(backend, out[0], "eb_sealing_free")
 
     @classmethod
     def from_snp(
@@ -91,16 +92,17 @@ class Sealing(_Handle):
 
         The numbers are those of MSG_KEY_REQ (AMD 56860). While the host is busy it is asked again for about 3 s.
         """
-        options = ffi.new("eb_snp_key_options *")
+        backend = bridge._backend
+        options = backend.ffi.new("eb_snp_key_options *")
         options.root_key = _unsigned(root_key, _U32_MAX)
         options.guest_fields = _unsigned(guest_fields, _U64_MAX)
         options.vmpl = _unsigned(vmpl, _U32_MAX)
         options.guest_svn = _unsigned(guest_svn, _U32_MAX)
         options.tcb_version = _unsigned(tcb_version, _U64_MAX)
-        raw, out = ffi.new("eb_snp_failure *"), ffi.new("eb_sealing **")
-        status = lib.eb_sealing_open_snp(bridge._live(), fd, options, raw, out)
+        raw, out = backend.ffi.new("eb_snp_failure *"), backend.ffi.new("eb_sealing **")
+        status = backend.lib.eb_sealing_open_snp(bridge._live(), fd, options, raw, out)
         _check_key(status, SnpFailure(raw.system_error, raw.fw_error, raw.vmm_error, raw.status))
-        return cls(out[0], lib.eb_sealing_free)
+        return cls(backend, out[0], "eb_sealing_free")
 
 
 def _check_key(status: int, failure: SnpFailure | None) -> None:
@@ -126,12 +128,13 @@ class Guard(_Handle):
         sealing: Sealing | None = None,
     ) -> Guard:
         """A guard over the zero pages of `fd`, which may be closed afterwards. With a sealing key it can be saved."""
-        out = ffi.new("eb_guard **")
-        name, scope = _scope(region, generation, pages)
+        backend = bridge._backend
+        out = backend.ffi.new("eb_guard **")
+        name, scope = _scope(backend, region, generation, pages)
         key = ffi.NULL if sealing is None else sealing._live()
-        check(lib.eb_guard_new(bridge._live(), key, scope, fd, 0, out))
+        check(backend.lib.eb_guard_new(bridge._live(), key, scope, fd, 0, out))
         del name
-        return cls(out[0], lib.eb_guard_free)
+        return cls(backend, out[0], "eb_guard_free")
 
     @classmethod
     def load(
@@ -149,22 +152,23 @@ class Guard(_Handle):
 
         It verifies; before it takes pages again it must be renewed.
         """
-        out = ffi.new("eb_guard **")
-        name, scope = _scope(region, generation, pages)
-        check(lib.eb_guard_load(bridge._live(), sealing._live(), scope, fd, 0, table_fd, out))
+        backend = bridge._backend
+        out = backend.ffi.new("eb_guard **")
+        name, scope = _scope(backend, region, generation, pages)
+        check(backend.lib.eb_guard_load(bridge._live(), sealing._live(), scope, fd, 0, table_fd, out))
         del name
-        return cls(out[0], lib.eb_guard_free)
+        return cls(backend, out[0], "eb_guard_free")
 
     def attach(self, transfer: Transfer) -> None:
         """Verified pages of the transfer go to the guard's memory and get their MACs."""
-        check(lib.eb_transfer_set_guard(transfer._live()[0], self._live()))
+        check(self._backend.lib.eb_transfer_set_guard(transfer._live()[0], self._live()))
 
     def seal(self, session: Session, transfer: Transfer, *, first_gpa: int, pages: int) -> tuple[bytes, SealResult]:
         """Seal pages from private copies that verified. Raises TamperedPageError, and then nothing was sealed."""
         owned = transfer._live()
         records = _room_for(pages * PAGE_SIZE)
-        raw, written = ffi.new("eb_result *"), ffi.new("size_t *")
-        status = lib.eb_guard_seal(
+        raw, written = self._backend.ffi.new("eb_result *"), ffi.new("size_t *")
+        status = self._backend.lib.eb_guard_seal(
             self._live(),
             session._live(),
             owned[0],
@@ -180,9 +184,12 @@ class Guard(_Handle):
 
     def verify(self, first: int, pages: int, *, max_ranges: int = 256) -> Verification:
         """Check pages from page `first`."""
-        bad, raw = ffi.new("eb_page_range[]", max(max_ranges, 1)), ffi.new("eb_verify_result *")
+        bad, raw = (
+            self._backend.ffi.new("eb_page_range[]", max(max_ranges, 1)),
+            self._backend.ffi.new("eb_verify_result *"),
+        )
         check(
-            lib.eb_guard_verify(
+            self._backend.lib.eb_guard_verify(
                 self._live(), _unsigned(first, _U64_MAX), _unsigned(pages, _U64_MAX), bad, max_ranges, raw
             )
         )
@@ -191,19 +198,19 @@ class Guard(_Handle):
 
     def carry(self, former: Guard) -> None:
         """Copy all pages of another guard's memory to this one's, each verified. Raises TamperedPageError."""
-        self._told_page(lambda own, bad: lib.eb_guard_carry(own, former._live(), bad))
+        self._told_page(lambda own, bad: self._backend.lib.eb_guard_carry(own, former._live(), bad))
 
     def renew(self, generation: int) -> None:
         """New keys and MACs for the same pages, each verified first. Raises TamperedPageError."""
-        self._told_page(lambda own, bad: lib.eb_guard_renew(own, _unsigned(generation, _U64_MAX), bad))
+        self._told_page(lambda own, bad: self._backend.lib.eb_guard_renew(own, _unsigned(generation, _U64_MAX), bad))
 
     def save(self, table_fd: int) -> None:
         """Write the table of MACs, authenticated under the sealing key, to an open file."""
-        check(lib.eb_guard_save(self._live(), table_fd))
+        check(self._backend.lib.eb_guard_save(self._live(), table_fd))
 
     def journal(self, table_fd: int, generation: int) -> None:
         """The next page taken makes `generation`, and is appended to the saved table before it is written."""
-        check(lib.eb_guard_journal(self._live(), table_fd, _unsigned(generation, _U64_MAX)))
+        check(self._backend.lib.eb_guard_journal(self._live(), table_fd, _unsigned(generation, _U64_MAX)))
 
     def _told_page(self, call: Callable[[Any, Any], int]) -> None:
         bad = ffi.new("uint64_t *")
@@ -216,10 +223,10 @@ def _check_pages(status: int, page: int) -> None:
     check(status)
 
 
-def _scope(region: str, generation: int, pages: int) -> tuple[Any, Any]:
+def _scope(backend: Any, region: str, generation: int, pages: int) -> tuple[Any, Any]:
     """The C struct, and the name it points at: keep both for the call."""
     name = ffi.new("char[]", region.encode())
-    scope = ffi.new("eb_guard_scope *")
+    scope = backend.ffi.new("eb_guard_scope *")
     scope.region = name
     scope.generation = _unsigned(generation, _U64_MAX)
     scope.pages = _unsigned(pages, _U64_MAX)

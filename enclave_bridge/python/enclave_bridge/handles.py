@@ -8,8 +8,10 @@ zeroises what can be zeroised at once, and leaves the memory to the last call th
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, Any, Self
+import os
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from . import _isolated, _native
 from ._native import ffi, lib
 from .errors import BridgeStatusError, check
 from .results import (
@@ -29,11 +31,24 @@ from .results import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
     from types import TracebackType
 
     from _typeshed import ReadableBuffer, WriteableBuffer
 
 _NO_INDEX = 2**64 - 1
+_HARDENING = {
+    "seccomp": lib.EB_HARDENED_SECCOMP,
+    "no-new-privs": lib.EB_HARDENED_NO_NEW_PRIVS,
+    "not-dumpable": lib.EB_HARDENED_NOT_DUMPABLE,
+    "parent-death": lib.EB_HARDENED_PARENT_DEATH,
+    "limits": lib.EB_HARDENED_LIMITS,
+    "no-capabilities": lib.EB_HARDENED_NO_CAPABILITIES,
+    "user-namespace": lib.EB_HARDENED_USER_NAMESPACE,
+    "network-namespace": lib.EB_HARDENED_NETWORK_NAMESPACE,
+}
+HARDENING: tuple[str, ...] = tuple(_HARDENING)
+"""Everything that can confine an isolated bridge; `BridgeInfo.hardening` says what does."""
 _U32_MAX = 2**32 - 1
 _U64_MAX = 2**64 - 1
 # Below this a zeroed bytes object is cheaper than the call that makes one which is not.
@@ -76,13 +91,35 @@ def _index(value: int) -> int | None:
     return None if value == _NO_INDEX else value
 
 
+def _options(
+    backend: Any,
+    max_sessions: int,
+    max_handshakes: int,
+    max_guards: int,
+    gcm_kernel: str | None,
+    file_io: str | None,
+) -> tuple[Any, Any]:
+    """The C options, and the memory that they point at."""
+    options = backend.ffi.new("eb_bridge_options *")
+    options.max_sessions = _unsigned(max_sessions, _U32_MAX)
+    options.max_handshakes = _unsigned(max_handshakes, _U32_MAX)
+    options.max_guards = _unsigned(max_guards, _U32_MAX)
+    names = [ffi.NULL if name is None else ffi.new("char[]", name.encode()) for name in (gcm_kernel, file_io)]
+    options.gcm_kernel, options.file_io = names
+    return options, names
+
+
 class _Handle:
-    """Owns one C object, and what that object points at."""
+    """Owns one C object, and what that object points at.
 
-    __slots__ = ("_owned",)
+    The backend is the cffi module that made it: all have the same functions, each with struct types of its own.
+    """
 
-    def __init__(self, pointer: Any, free: Any) -> None:
-        self._owned: Any = ffi.gc(pointer, free)
+    __slots__ = ("_backend", "_owned")
+
+    def __init__(self, backend: Any, pointer: Any, free: str) -> None:
+        self._backend = backend
+        self._owned: Any = backend.ffi.gc(pointer, getattr(backend.lib, free))
 
     def _live(self) -> Any:
         """The C object. The caller keeps the reference for as long as it uses it."""
@@ -113,6 +150,8 @@ class Bridge(_Handle):
     """
 
     __slots__ = ()
+    isolation: ClassVar[Literal["in-process", "isolated"]] = "in-process"
+    """Where the keys are."""
 
     def __init__(
         self,
@@ -123,23 +162,16 @@ class Bridge(_Handle):
         file_io: str | None = None,
         max_guards: int = 64,
     ) -> None:
-        options = ffi.new("eb_bridge_options *")
-        options.max_sessions = _unsigned(max_sessions, _U32_MAX)
-        options.max_handshakes = _unsigned(max_handshakes, _U32_MAX)
-        options.max_guards = _unsigned(max_guards, _U32_MAX)
-        name = None if gcm_kernel is None else ffi.new("char[]", gcm_kernel.encode())
-        options.gcm_kernel = ffi.NULL if name is None else name
-        files = None if file_io is None else ffi.new("char[]", file_io.encode())
-        options.file_io = ffi.NULL if files is None else files
         out = ffi.new("eb_bridge **")
+        options, _names = _options(_native, max_sessions, max_handshakes, max_guards, gcm_kernel, file_io)
         check(lib.eb_bridge_open(options, out))
-        super().__init__(out[0], lib.eb_bridge_free)
+        super().__init__(_native, out[0], "eb_bridge_free")
 
     @property
     def info(self) -> BridgeInfo:
         """How secrets are kept, which AES-GCM seals pages, what is in use."""
-        raw = ffi.new("eb_bridge_info *")
-        check(lib.eb_bridge_get_info(self._live(), raw))
+        raw = self._backend.ffi.new("eb_bridge_info *")
+        check(self._backend.lib.eb_bridge_get_info(self._live(), raw))
         return BridgeInfo(
             memory="memfd_secret" if raw.memory == lib.EB_MEMORY_SECRET else "mlock",
             secret_bytes=raw.secret_bytes,
@@ -148,6 +180,8 @@ class Bridge(_Handle):
             gcm_kernel=_string(raw.gcm_kernel),
             libcrypto=_string(raw.libcrypto),
             file_io="io_uring" if _string(raw.file_io) == "io_uring" else "pread",
+            process=raw.process or None,
+            hardening=tuple(name for name, bit in _HARDENING.items() if raw.hardening & bit),
         )
 
     def random(self, n: int) -> bytes:
@@ -155,33 +189,75 @@ class Bridge(_Handle):
         if not 0 <= n <= lib.EB_MAX_MESSAGE_SIZE:
             raise _error("EB_ERR_LENGTH")
         out = bytearray(n)
-        check(lib.eb_random(self._live(), _write(out), n))
+        check(self._backend.lib.eb_random(self._live(), _write(out), n))
         return bytes(out)
 
     def handshake(self, role: Role, suites: Sequence[Suite]) -> Handshake:
         """A handshake with one fresh key for each suite (1 or 2 suites, no repeats)."""
-        out = ffi.new("eb_handshake **")
-        wanted = ffi.new("eb_suite[]", [_unsigned(suite, _U32_MAX) for suite in suites] or 1)
-        check(lib.eb_handshake_new(self._live(), _unsigned(role, _U32_MAX), wanted, len(suites), out))
-        return Handshake(out[0], lib.eb_handshake_free)
+        out = self._backend.ffi.new("eb_handshake **")
+        wanted = self._backend.ffi.new("eb_suite[]", [_unsigned(suite, _U32_MAX) for suite in suites] or 1)
+        check(self._backend.lib.eb_handshake_new(self._live(), _unsigned(role, _U32_MAX), wanted, len(suites), out))
+        return Handshake(self._backend, out[0], "eb_handshake_free")
 
     def transfer(self, transfer_id: bytes, *, region: int, base_gpa: int, pages: int) -> Transfer:
         """An account of a window of `pages` pages from `base_gpa` (aligned to 4 KiB)."""
-        window = ffi.new("eb_window *")
+        window = self._backend.ffi.new("eb_window *")
         window.region = _unsigned(region, _U32_MAX)
         window.base_gpa = _unsigned(base_gpa, _U64_MAX)
         window.pages = _unsigned(pages, _U64_MAX)
-        out = ffi.new("eb_transfer **")
-        check(lib.eb_transfer_new(self._live(), _exactly(transfer_id, TRANSFER_ID_SIZE), window, out))
-        return Transfer(out[0], lib.eb_transfer_free)
+        out = self._backend.ffi.new("eb_transfer **")
+        check(self._backend.lib.eb_transfer_new(self._live(), _exactly(transfer_id, TRANSFER_ID_SIZE), window, out))
+        return Transfer(self._backend, out[0], "eb_transfer_free")
 
     def source(self, fd: int, *, offset: int = 0, length: int) -> Source:
         """Bytes [offset, offset + length) of a regular file or memfd, to seal from. `fd` may be closed afterwards."""
-        out = ffi.new("eb_source **")
+        out = self._backend.ffi.new("eb_source **")
         if not 0 <= fd < 2**31:
             raise _error("EB_ERR_SOURCE_UNREADABLE")
-        check(lib.eb_source_open(self._live(), fd, _unsigned(offset, _U64_MAX), _unsigned(length, _U64_MAX), out))
-        return Source(out[0], lib.eb_source_free, length)
+        start, size = _unsigned(offset, _U64_MAX), _unsigned(length, _U64_MAX)
+        check(self._backend.lib.eb_source_open(self._live(), fd, start, size, out))
+        return Source(self._backend, out[0], length)
+
+
+class IsolatedBridge(Bridge):
+    """The same in a process of its own: no key and no page before it is verified is in this one.
+
+    `lanes` calls cross at once. `memory_limit` bounds the private memory of the process in bytes, 0 is the default.
+    When it dies every call is `BRIDGE_DIED`, at once, and all that it held is gone: open another. It is the same
+    error when the program cannot be started, or refuses to run unconfined.
+    """
+
+    __slots__ = ()
+    isolation = "isolated"
+
+    def __init__(
+        self,
+        *,
+        max_sessions: int = 256,
+        max_handshakes: int = 64,
+        gcm_kernel: str | None = None,
+        max_guards: int = 64,
+        lanes: int = 4,
+        memory_limit: int = 0,
+        program: Path | None = None,
+    ) -> None:
+        isolated = _isolated.ffi.new("eb_isolated_options *")
+        isolated.lanes = _unsigned(lanes, _U32_MAX)
+        isolated.memory_limit = _unsigned(memory_limit, _U64_MAX)
+        path = ffi.NULL if program is None else ffi.new("char[]", os.fsencode(program))
+        isolated.program = path
+        out = _isolated.ffi.new("eb_bridge **")
+        # Requests of io_uring pass a system call filter by, so the process has none.
+        options, _names = _options(_isolated, max_sessions, max_handshakes, max_guards, gcm_kernel, "pread")
+        check(_isolated.lib.eb_isolated_open(options, isolated, out))
+        _Handle.__init__(self, _isolated, out[0], "eb_bridge_free")
+
+    @property
+    def pidfd(self) -> int:
+        """A descriptor that is readable once the process has ended. It belongs to the bridge."""
+        out = ffi.new("int *")
+        check(_isolated.lib.eb_isolated_pidfd(self._live(), out))
+        return int(out[0])
 
 
 class Handshake(_Handle):
@@ -193,45 +269,45 @@ class Handshake(_Handle):
         """The own key of one suite: a SEC 1 uncompressed point."""
         size = lib.EB_MAX_PUBLIC_KEY_SIZE
         out, out_len = ffi.new("uint8_t[]", size), ffi.new("size_t *")
-        check(lib.eb_handshake_public_key(self._live(), _unsigned(suite, _U32_MAX), out, size, out_len))
+        check(self._backend.lib.eb_handshake_public_key(self._live(), _unsigned(suite, _U32_MAX), out, size, out_len))
         return bytes(ffi.buffer(out, out_len[0]))
 
     def absorb(self, message: ReadableBuffer) -> None:
         """Extend the transcript by a message (at most 1 MiB), its length before it."""
         view = _read(message)
-        check(lib.eb_handshake_absorb(self._live(), view, len(view)))
+        check(self._backend.lib.eb_handshake_absorb(self._live(), view, len(view)))
 
     def select(self, suite: Suite) -> None:
         """Fix the suite; the keys of the others are destroyed."""
-        check(lib.eb_handshake_select(self._live(), _unsigned(suite, _U32_MAX)))
+        check(self._backend.lib.eb_handshake_select(self._live(), _unsigned(suite, _U32_MAX)))
 
     def binding(self, role: Role) -> bytes:
         """The 64 bytes of REPORT_DATA for a role's evidence over the transcript so far."""
         out = ffi.new("uint8_t[]", lib.EB_BINDING_SIZE)
-        check(lib.eb_handshake_binding(self._live(), _unsigned(role, _U32_MAX), out))
+        check(self._backend.lib.eb_handshake_binding(self._live(), _unsigned(role, _U32_MAX), out))
         return bytes(ffi.buffer(out))
 
     def derive(self, peer_key: ReadableBuffer) -> None:
         """Agree on keys with the peer's point. The private key is destroyed whatever the outcome."""
         view = _read(peer_key)
-        check(lib.eb_handshake_derive(self._live(), view, len(view)))
+        check(self._backend.lib.eb_handshake_derive(self._live(), view, len(view)))
 
     def finished(self) -> bytes:
         """The own finished MAC over the transcript so far."""
         mac, mac_len = _mac_room()
-        check(lib.eb_handshake_finished(self._live(), mac, len(mac), mac_len))
+        check(self._backend.lib.eb_handshake_finished(self._live(), mac, len(mac), mac_len))
         return bytes(ffi.buffer(mac, mac_len[0]))
 
     def check_finished(self, mac: ReadableBuffer) -> None:
         """Check the peer's finished MAC; a wrong one ends the handshake."""
         view = _read(mac)
-        check(lib.eb_handshake_check_finished(self._live(), view, len(view)))
+        check(self._backend.lib.eb_handshake_check_finished(self._live(), view, len(view)))
 
     def session(self, session_id: bytes) -> Session:
         """The session of a finished handshake, which is spent by it."""
-        out = ffi.new("eb_session **")
-        check(lib.eb_handshake_session(self._live(), _exactly(session_id, SESSION_ID_SIZE), out))
-        return Session(out[0], lib.eb_session_free)
+        out = self._backend.ffi.new("eb_session **")
+        check(self._backend.lib.eb_handshake_session(self._live(), _exactly(session_id, SESSION_ID_SIZE), out))
+        return Session(self._backend, out[0], "eb_session_free")
 
 
 class Source(_Handle):
@@ -239,8 +315,8 @@ class Source(_Handle):
 
     __slots__ = ("length",)
 
-    def __init__(self, pointer: Any, free: Any, length: int) -> None:
-        super().__init__(pointer, free)
+    def __init__(self, backend: Any, pointer: Any, length: int) -> None:
+        super().__init__(backend, pointer, "eb_source_free")
         self.length = length
         """Bytes."""
 
@@ -251,8 +327,8 @@ class Transfer(_Handle):
     __slots__ = ()
 
     # _owned is (C object, objects whose memory it points at): a call in progress holds both.
-    def __init__(self, pointer: Any, free: Any) -> None:
-        super().__init__(pointer, free)
+    def __init__(self, backend: Any, pointer: Any, free: str) -> None:
+        super().__init__(backend, pointer, free)
         self._owned = (self._owned, [])
 
     def target_fd(self, fd: int, offset: int = 0) -> None:
@@ -260,13 +336,13 @@ class Transfer(_Handle):
         owned = self._live()
         if not 0 <= fd < 2**31:
             raise _error("EB_ERR_TARGET")
-        check(lib.eb_transfer_set_target_fd(owned[0], fd, _unsigned(offset, _U64_MAX)))
+        check(self._backend.lib.eb_transfer_set_target_fd(owned[0], fd, _unsigned(offset, _U64_MAX)))
 
     def target_memory(self, buffer: WriteableBuffer) -> None:
         """Verified pages go to this buffer of exactly the window's size, which is kept alive."""
         owned = self._live()
         view = _write(buffer)
-        check(lib.eb_transfer_set_target_memory(owned[0], view, len(view)))
+        check(self._backend.lib.eb_transfer_set_target_memory(owned[0], view, len(view)))
         owned[1].append(view)
 
     @property
@@ -274,13 +350,15 @@ class Transfer(_Handle):
         """Distinct pages recorded so far."""
         owned = self._live()
         out = ffi.new("uint64_t *")
-        check(lib.eb_transfer_pages(owned[0], out))
+        check(self._backend.lib.eb_transfer_pages(owned[0], out))
         return int(out[0])
 
     def forget(self, first_gpa: int, pages: int) -> None:
         """Drop pages that were never acknowledged from the account."""
         owned = self._live()
-        check(lib.eb_transfer_forget(owned[0], _unsigned(first_gpa, _U64_MAX), _unsigned(pages, _U64_MAX)))
+        check(
+            self._backend.lib.eb_transfer_forget(owned[0], _unsigned(first_gpa, _U64_MAX), _unsigned(pages, _U64_MAX))
+        )
 
 
 class Session(_Handle):
@@ -288,8 +366,8 @@ class Session(_Handle):
 
     __slots__ = ("_closed",)
 
-    def __init__(self, pointer: Any, free: Any) -> None:
-        super().__init__(pointer, free)
+    def __init__(self, backend: Any, pointer: Any, free: str) -> None:
+        super().__init__(backend, pointer, free)
         self._closed = False
 
     def seal(
@@ -334,7 +412,7 @@ class Session(_Handle):
             raise _error("EB_ERR_LENGTH")
         records = _room_for(length)
         return records, self._sealed(
-            lib.eb_pages_seal_from,
+            self._backend.lib.eb_pages_seal_from,
             transfer,
             region,
             first_gpa,
@@ -343,14 +421,14 @@ class Session(_Handle):
         )
 
     def _seal(self, transfer: Transfer | None, region: int, first_gpa: int, source: Any, target: Any) -> SealResult:
-        return self._sealed(lib.eb_pages_seal, transfer, region, first_gpa, (source, len(source)), target)
+        return self._sealed(self._backend.lib.eb_pages_seal, transfer, region, first_gpa, (source, len(source)), target)
 
     def _sealed(
         self, call: Any, transfer: Transfer | None, region: int, first_gpa: int, plain: tuple[Any, ...], target: Any
     ) -> SealResult:
         """Either way to seal; `plain` is what says where the pages come from."""
         owned = None if transfer is None else transfer._live()
-        raw, written = ffi.new("eb_result *"), ffi.new("size_t *")
+        raw, written = self._backend.ffi.new("eb_result *"), ffi.new("size_t *")
         status = call(
             self._live(),
             ffi.NULL if owned is None else owned[0],
@@ -372,9 +450,15 @@ class Session(_Handle):
         Raises `BridgeStatusError` whose `result` says how many before it took effect.
         """
         owned = transfer._live()
+<<<<<<< HEAD
+        source = _read(records)
+        raw = self._backend.ffi.new("eb_result *")
+        status = self._backend.lib.eb_pages_open(self._live(), owned[0], source, len(source), raw)
+=======
         raw = ffi.new("eb_result *")
         with _read(records) as source:
             status = lib.eb_pages_open(self._live(), owned[0], source, len(source), raw)
+>>>>>>> ring
         result = OpenResult(raw.pages, _index(raw.bad_index), raw.nanoseconds, raw.epoch, raw.sequence)
         if status:
             raise BridgeStatusError(status, result)
@@ -384,37 +468,43 @@ class Session(_Handle):
         """The MAC of a control message under the own key for that purpose."""
         view = _read(message)
         mac, mac_len = _mac_room()
-        check(lib.eb_session_mac(self._live(), _unsigned(purpose, _U32_MAX), view, len(view), mac, len(mac), mac_len))
+        check(
+            self._backend.lib.eb_session_mac(
+                self._live(), _unsigned(purpose, _U32_MAX), view, len(view), mac, len(mac), mac_len
+            )
+        )
         return bytes(ffi.buffer(mac, mac_len[0]))
 
     def check_mac(self, purpose: MacPurpose, message: ReadableBuffer, mac: ReadableBuffer) -> None:
         """Check a MAC made by the peer."""
         view, claimed = _read(message), _read(mac)
         check(
-            lib.eb_session_check_mac(self._live(), _unsigned(purpose, _U32_MAX), view, len(view), claimed, len(claimed))
+            self._backend.lib.eb_session_check_mac(
+                self._live(), _unsigned(purpose, _U32_MAX), view, len(view), claimed, len(claimed)
+            )
         )
 
     def commit_mac(self, transfer: Transfer) -> bytes:
         """The MAC over the transfer's account: every recorded page's address and tag."""
         owned = transfer._live()
         mac, mac_len = _mac_room()
-        check(lib.eb_transfer_commit_mac(self._live(), owned[0], mac, len(mac), mac_len))
+        check(self._backend.lib.eb_transfer_commit_mac(self._live(), owned[0], mac, len(mac), mac_len))
         return bytes(ffi.buffer(mac, mac_len[0]))
 
     def check_commit_mac(self, transfer: Transfer, mac: ReadableBuffer) -> None:
         """Check that the peer's account of the transfer is the same as ours."""
         owned = transfer._live()
         claimed = _read(mac)
-        check(lib.eb_transfer_check_commit_mac(self._live(), owned[0], claimed, len(claimed)))
+        check(self._backend.lib.eb_transfer_check_commit_mac(self._live(), owned[0], claimed, len(claimed)))
 
     def rekey(self) -> None:
         """Move the sending direction to its next epoch."""
-        check(lib.eb_session_rekey(self._live()))
+        check(self._backend.lib.eb_session_rekey(self._live()))
 
     def stats(self) -> SessionStats:
         """Counters; also of a session that the bridge has closed."""
-        raw = ffi.new("eb_session_stats *")
-        check(lib.eb_session_get_stats(self._live(), raw))
+        raw = self._backend.ffi.new("eb_session_stats *")
+        check(self._backend.lib.eb_session_get_stats(self._live(), raw))
         return SessionStats(
             raw.send_epoch,
             raw.recv_epoch,
@@ -435,7 +525,7 @@ class Session(_Handle):
         """Zeroise the keys now, after the calls in progress; later calls are `SESSION_CLOSED`."""
         owned, self._closed, self._owned = self._owned, True, None
         if owned is not None:
-            lib.eb_session_close(owned)  # closed by the bridge before, or a forked child: nothing to do
+            self._backend.lib.eb_session_close(owned)  # closed by the bridge before, or a forked child: nothing to do
 
 
 def parse_header(record: ReadableBuffer) -> RecordHeader:

@@ -51,6 +51,15 @@ class BridgeInfo:
     gcm_kernel: str
     libcrypto: str
     file_io: Literal["io_uring", "pread"]
+    process: int | None = None
+    """Pid of an isolated bridge; None when it is in this process."""
+    hardening: tuple[str, ...] = ()
+    """What confines an isolated bridge, of `HARDENING`."""
+
+    @property
+    def backend(self) -> Literal["in-process", "isolated"]:
+        """Where the keys are."""
+        return "in-process" if self.process is None else "isolated"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@
 #include "runtime.h"
 #include "sealing_sgx.h"
 
-typedef uint8_t sealing_key[EB_SGX_SEALING_KEY_SIZE];
+typedef uint8_t sealing_key[EB_SEALING_KEY_SIZE];
 
 static void become(const char *enclave, const char *signer, uint16_t svn) {
   memset(&stub_self.body, 0, sizeof stub_self.body);

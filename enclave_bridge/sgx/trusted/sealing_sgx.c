@@ -7,7 +7,8 @@
 
 #include "guard.h"
 
-_Static_assert(EB_SGX_SEALING_KEY_SIZE == 2 * sizeof(sgx_key_128bit_t), "two of EGETKEY's keys");
+_Static_assert(EB_SEALING_KEY_SIZE == 2 * sizeof(sgx_key_128bit_t), "two of EGETKEY's keys");
+_Static_assert(_Generic(&eb_sgx_sealing_key, eb_sealing_source: 1, default: 0), "a source of eb_sealing_from");
 
 static const uint8_t label[SGX_KEYID_SIZE - 1] = "pagegate/v1 sealing"; /* the key id but for its last byte */
 
@@ -24,7 +25,7 @@ done:
   return status;
 }
 
-eb_status eb_sgx_sealing_key(void *context, uint8_t key[EB_SGX_SEALING_KEY_SIZE], uint8_t *room) {
+eb_status eb_sgx_sealing_key(void *context, uint8_t key[EB_SEALING_KEY_SIZE], uint8_t *room) {
   const eb_sgx_sealing *sealing = context;
   eb_status status = EB_OK;
   sgx_key_128bit_t half;
@@ -46,6 +47,6 @@ eb_status eb_sgx_sealing_key(void *context, uint8_t key[EB_SGX_SEALING_KEY_SIZE]
   }
 done:
   OPENSSL_cleanse(half, sizeof half);
-  if (status != EB_OK && key != NULL) OPENSSL_cleanse(key, EB_SGX_SEALING_KEY_SIZE);
+  if (status != EB_OK && key != NULL) OPENSSL_cleanse(key, EB_SEALING_KEY_SIZE);
   return status;
 }

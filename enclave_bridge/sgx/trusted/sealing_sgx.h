@@ -7,9 +7,7 @@
 
 #include <sgx_key.h>
 
-#include "enclave_bridge.h"
-
-#define EB_SGX_SEALING_KEY_SIZE 32u
+#include "sealing.h"
 
 typedef enum {
   EB_SGX_SEAL_TO_ENCLAVE = SGX_KEYPOLICY_MRENCLAVE, /* no other build can open it */
@@ -28,9 +26,9 @@ typedef struct {
 /* Bound to what runs now. EB_ERR_ARGUMENT: unknown policy. */
 EB_MUST_USE eb_status eb_sgx_sealing_now(eb_sgx_sealing_policy policy, eb_sgx_sealing *sealing);
 
-/* Writes the key. `context` is an eb_sgx_sealing; `room` is not used. A debug enclave's key is another.
+/* An eb_sealing_source, for eb_sealing_from. `context` is an eb_sgx_sealing; `room` is not used. A debug enclave's key is another.
  * EB_ERR_ARGUMENT; EB_ERR_CRYPTO when the processor refuses, as it does for SVNs above its own.
  * The strength is 128 bits, EGETKEY's, though it is 32 bytes: two keys that differ in their key id. */
-EB_MUST_USE eb_status eb_sgx_sealing_key(void *context, uint8_t key[EB_SGX_SEALING_KEY_SIZE], uint8_t *room);
+EB_MUST_USE eb_status eb_sgx_sealing_key(void *context, uint8_t key[EB_SEALING_KEY_SIZE], uint8_t *room);
 
 #endif

@@ -198,6 +198,8 @@ def _read_rounds(
     series: dict[str, list[float]], ways: Sequence[Read], fd: int, size: int, rounds: int, *, cold: bool
 ) -> None:
     state = "cold" if cold else "warm"
+    for way in ways:  # first, so that the report has them in this order
+        series.update({f"read {state}: {way.name}": [], f"read {state}: {way.name}, CPU": []})
     for _ in range(rounds):
         for way in random.sample(ways, len(ways)):
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_NORMAL)
@@ -208,8 +210,8 @@ def _read_rounds(
 
 
 def _note(series: dict[str, list[float]], name: str, size: int, started: float, cpu: float) -> None:
-    series.setdefault(name, []).append(size / 1e9 / (time.perf_counter() - started))
-    series.setdefault(f"{name}, CPU", []).append((time.process_time() - cpu) / (size / 1e9))
+    series[name].append(size / 1e9 / (time.perf_counter() - started))
+    series[f"{name}, CPU"].append((time.process_time() - cpu) / (size / 1e9))
 
 
 # ---- writing ------------------------------------------------------------------------------
@@ -237,11 +239,17 @@ def _write_rounds(series: dict[str, list[float]], end: End, path: Path, size: in
     half = _BATCH // 2
     batches = list(range(0, size, half))
     data = os.urandom(half)
+    for way in _WRITES:
+        series.update({f"{name}{of}": [] for name in _names(way) for of in ("", ", CPU")})
     for _ in range(rounds):
         for way in random.sample(_WRITES, len(_WRITES)):
             order = batches if way.in_order else batches[::2] + batches[1::2]
             records = [end.sender.seal(None, region=_REGION, first_gpa=at, plain=data)[0] for at in order]
             _write_once(series, end, path, size, way, records)
+
+
+def _names(way: Write) -> tuple[str, str]:
+    return f"write: {way.name}, before fsync", f"write: {way.name}, after fsync"
 
 
 def _write_once(
@@ -259,7 +267,8 @@ def _write_once(
         started, cpu = time.perf_counter(), time.process_time()
         for batch in records:
             end.receiver.open(transfer, batch)
-        _note(series, f"write: {way.name}, before fsync", size, started, cpu)
+        before, after = _names(way)
+        _note(series, before, size, started, cpu)
         os.fsync(fd)
-        _note(series, f"write: {way.name}, after fsync", size, started, cpu)
+        _note(series, after, size, started, cpu)
         del kept

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pagegate.bench import files as bench_files
+from pagegate.bench import isolation as bench_isolation
 from pagegate.bench.run import Results, run
 from pagegate.cli import EXIT_REJECTED
 from pagegate.cli._options import warn_simulated
@@ -23,12 +24,21 @@ from pagegate.cli._options import warn_simulated
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Measure files in this directory instead: io_uring, pread and mappings, cold and warm.",
 )
+@click.option(
+    "--isolation", is_flag=True, help="Measure the isolated bridge against the one in process instead, call by call."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the JSON to this file too.")
 @click.option("--check", is_flag=True, help="Exit with 2 when a target is not met.")
 @click.pass_context
 def command(
-    context: click.Context, quick: bool, files: Path | None, as_json: bool, out: Path | None, check: bool
+    context: click.Context,
+    quick: bool,
+    files: Path | None,
+    isolation: bool,
+    as_json: bool,
+    out: Path | None,
+    check: bool,
 ) -> None:
     """Measure sealing, streaming, single pages and handshakes on this machine.
 
@@ -40,11 +50,14 @@ def command(
       pagegate bench --quick
       pagegate bench --check --out bench.json
       pagegate bench --files /var/lib/pagegate --out files.json
+      pagegate bench --isolation --out isolation.json
     """
     console = Console(stderr=as_json)
     rounds, size = (3, 16) if quick else (9, 128)
     if files is not None:
         results = bench_files.run(files, rounds, size, _say)
+    elif isolation:
+        results = bench_isolation.run(rounds, size, _say)
     else:
         warn_simulated("this benchmark")
         with tempfile.TemporaryDirectory(prefix="pagegate-bench-") as temporary:

@@ -20,7 +20,8 @@ from pagegate.endorsements.rotation import Rotation, plan_rotation
 from pagegate.evidence.own import hindrances
 from pagegate.evidence.policy import load_policy
 from pagegate.evidence.snp.report import REPORT_DATA_BYTES
-from pagegate.rpc.tls_pair import TlsPair
+from pagegate.rpc.tls import ServerTls
+from pagegate.rpc.tls_pair import put_in_place
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -103,21 +104,21 @@ def tls(new_certificate: Path, new_key: Path, tls_cert: Path, tls_key: Path, dry
     """Check NEW_CERTIFICATE and NEW_KEY as a pair and put them where a server reads them.
 
     They must belong together, hold now, and name a server. Each file is replaced by rename, so that no reader sees
-    half of one. Clients that pin the former certificate must be given the new one.
+    half of one; a running server loads them within a second, for new connections. Clients that pin the former certificate must be given the new one.
 
     \b
     Example: pagegate rotate tls new.pem new.key --tls-cert /etc/pagegate/tls.pem --tls-key /etc/pagegate/tls.key
     """
-    pair = TlsPair.read(new_certificate, new_key)
+    pair = ServerTls.load(new_certificate, new_key)
     if not dry_run:
-        pair.write(tls_cert, tls_key)
+        put_in_place(pair, tls_cert, tls_key)
     if as_json:
         click.echo(
-            json.dumps({"in_force": not dry_run, "subject": pair.subject, "not_after": pair.not_after.isoformat()})
+            json.dumps({"in_force": not dry_run, "subject": pair.subject, "not_after": pair.expires_at.isoformat()})
         )
     else:
         said = "would be put in force" if dry_run else "in force"
-        click.echo(f"{pair.subject}, until {pair.not_after:%Y-%m-%d}: {said}")
+        click.echo(f"{pair.subject}, until {pair.expires_at:%Y-%m-%d}: {said}")
 
 
 def _against(plan: Rotation) -> list[str]:

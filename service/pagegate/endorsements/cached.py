@@ -246,8 +246,8 @@ class CachedSource:
 def check_root(chain: Content, roots: frozenset[str]) -> None:
     """The chain's ARK is one of `roots` (SHA-256, hex), if any are named; a SIMULATED one must be."""
     ark = chain.certificates[1]
-    must_be_named = bool(roots) or ark.subject.startswith(SIMULATED_PREFIX)
-    if must_be_named and (digest := sha256(ark.der).hexdigest()) not in roots:
+    must_be_named = bool(roots) or ark.subject_name.startswith(SIMULATED_PREFIX)
+    if must_be_named and (digest := sha256(ark.raw).hexdigest()) not in roots:
         raise EndorsementError(
             "ENDORSEMENT_ROOT_UNKNOWN",
             f"{chain.part}: its root has SHA-256 {digest}, which is not among the {len(roots)} allowed",

@@ -11,12 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from cryptography.hazmat.primitives.serialization import load_der_public_key
+from cryptography.exceptions import UnsupportedAlgorithm
 
-from pagegate.endorsements.certificate import Certificate, invalid, parse_certificate, printable, split_pem
+from pagegate.endorsements.certificate import invalid, is_root, parse_certificate, printable, split_pem
 from pagegate.endorsements.part import (
     Part,
     PartKind,
@@ -28,6 +25,8 @@ from pagegate.endorsements.part import (
 )
 from pagegate.errors import EndorsementError
 from pagegate.evidence.model import KeyKind
+from pagegate.evidence.snp.certificate import Certificate
+from pagegate.evidence.snp.chain import signed_by
 
 MAX_BODY = {PartKind.LEAF: 16 * 1024, PartKind.CHAIN: 64 * 1024, PartKind.CRL: 1024 * 1024}
 """Bytes accepted of each kind; AMD's are below 2, 6 and 2 KiB."""
@@ -72,12 +71,12 @@ def parse(part: Part, body: bytes) -> Content:
 def parse_leaf(body: bytes) -> Content:
     """A VCEK or VLEK, DER."""
     leaf = parse_certificate(body)
-    name = _CA_NAME.match(leaf.issuer)
+    name = _CA_NAME.match(leaf.issuer_name)
     if name is None:
-        raise invalid(f"a certificate issued by {leaf.issuer!r}, not by SEV-<product> or SEV-VLEK-<product>")
+        raise invalid(f"a certificate issued by {leaf.issuer_name!r}, not by SEV-<product> or SEV-VLEK-<product>")
     part = part_of_leaf(leaf, name["product"])
     if (part.key_kind is KeyKind.VLEK) != bool(name["vlek"]):
-        raise invalid(f"a {part.key_kind.upper()} by its extensions, but issued by {leaf.issuer!r}")
+        raise invalid(f"a {part.key_kind.upper()} by its extensions, but issued by {leaf.issuer_name!r}")
     return Content(part, body, (leaf,), leaf.not_before, leaf.not_after)
 
 
@@ -86,20 +85,22 @@ def parse_chain(certificates: list[bytes]) -> Content:
     if len(certificates) != 2:
         raise invalid(f"a chain of {len(certificates)} certificates; expected ASK or ASVK, and ARK")
     parsed = [parse_certificate(c) for c in certificates]
-    roots = [c for c in parsed if c.self_issued]
+    roots = [c for c in parsed if is_root(c)]
     if len(roots) != 1:
         raise invalid(f"a chain with {len(roots)} self-issued certificates, expected the ARK only")
     root, intermediate = roots[0], next(c for c in parsed if c is not roots[0])
-    name = _CA_NAME.match(intermediate.subject)
-    root_name = _CA_NAME.match(root.subject)
+    name = _CA_NAME.match(intermediate.subject_name)
+    root_name = _CA_NAME.match(root.subject_name)
     if name is None or root_name is None or root_name["vlek"] or name["product"] != root_name["product"]:
-        raise invalid(f"a chain of {intermediate.subject!r} and {root.subject!r}; expected SEV-... and ARK-...")
+        raise invalid(
+            f"a chain of {intermediate.subject_name!r} and {root.subject_name!r}; expected SEV-... and ARK-..."
+        )
     check_signed_by(root, root)
     check_signed_by(intermediate, root)
     kind = KeyKind.VLEK if name["vlek"] else KeyKind.VCEK
     return Content(
         chain_part(name["product"], kind),
-        intermediate.der + root.der,
+        intermediate.raw + root.raw,
         (intermediate, root),
         max(intermediate.not_before, root.not_before),
         min(intermediate.not_after, root.not_after),
@@ -128,20 +129,17 @@ def check_crl_link(crl: Content, chain: Content) -> None:
     """The chain's ARK signed the CRL."""
     root = chain.certificates[1]
     parsed = _load_crl(crl.body)
-    try:
-        _rsa_key(root).verify(parsed.signature, parsed.tbs_certlist_bytes, _pss(), hashes.SHA384())
-    except InvalidSignature:
-        raise invalid(f"a CRL whose signature is not of {root.subject!r}") from None
+    if not signed_by(parsed.tbs_certlist_bytes, parsed.signature, root):
+        raise invalid(f"a CRL whose signature is not of {root.subject_name!r}")
 
 
 def check_signed_by(certificate: Certificate, issuer: Certificate) -> None:
     """`issuer` signed `certificate`: RSA-PSS, SHA-384, salt of 48 bytes (57230, certificate format)."""
-    if certificate.issuer_der != issuer.subject_der:
-        raise invalid(f"{certificate.subject!r}: its issuer {certificate.issuer!r} is not this {issuer.subject!r}")
-    try:
-        _rsa_key(issuer).verify(certificate.signature, certificate.tbs, _pss(), hashes.SHA384())
-    except InvalidSignature:
-        raise invalid(f"{certificate.subject!r}: its signature is not of {issuer.subject!r}") from None
+    name, signer = certificate.subject_name, issuer.subject_name
+    if certificate.issuer != issuer.subject:
+        raise invalid(f"{name!r}: its issuer {certificate.issuer_name!r} is not this {signer!r}")
+    if not signed_by(certificate.tbs, certificate.signature, issuer):
+        raise invalid(f"{name!r}: its signature is not of {signer!r}")
 
 
 def split_certificates(body: bytes) -> list[bytes]:
@@ -172,20 +170,6 @@ def _load_crl(body: bytes) -> x509.CertificateRevocationList:
         return x509.load_der_x509_crl(body)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise invalid(f"not a DER revocation list: {error}") from error
-
-
-def _rsa_key(certificate: Certificate) -> rsa.RSAPublicKey:
-    try:
-        key = load_der_public_key(certificate.spki)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise invalid(f"{certificate.subject!r}: public key: {error}") from error
-    if not isinstance(key, rsa.RSAPublicKey):
-        raise invalid(f"{certificate.subject!r}: its key is not RSA")
-    return key
-
-
-def _pss() -> padding.PSS:
-    return padding.PSS(padding.MGF1(hashes.SHA384()), 48)
 
 
 def _difference(wanted: Part, found: Part) -> str:

@@ -9,13 +9,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pagegate.endorsements.certificate import Certificate, invalid, parse_certificate, split_pem
+from pagegate.endorsements.certificate import (
+    amd_extensions,
+    invalid,
+    is_root,
+    parse_certificate,
+    split_pem,
+)
 from pagegate.endorsements.clock import Clock, SystemClock
 from pagegate.endorsements.content import MAX_BODY, Content, parse_chain, parse_crl, parse_leaf
 from pagegate.endorsements.part import Part, PartKind, chain_part, crl_part, leaf_part
 from pagegate.errors import ConfigError, EndorsementError
 from pagegate.evidence import der
 from pagegate.evidence.model import EndorsementRequest, Endorsements, KeyKind
+from pagegate.evidence.snp.certificate import Certificate
 
 MAX_FILES = 10_000
 _LOOK_EVERY = 1.0
@@ -77,7 +84,7 @@ class DirectorySource:
             problems += [f"directory {self._path} has {other}" for other in _same_chip(parts, request)]
         return Endorsements(
             leaf=leaf.body if leaf else None,
-            chain=tuple(c.der for c in chain.certificates) if chain else (),
+            chain=tuple(c.raw for c in chain.certificates) if chain else (),
             crl=crl.body if crl else None,
             source=f"directory {self._path}",
             fetched_at=crl.made_at if crl else None,
@@ -149,7 +156,7 @@ def _read(name: str, label: str, body: bytes) -> list[Content] | Certificate:
     if body[:1] != b"\x30":
         raise invalid("neither a certificate nor a revocation list, DER or PEM")
     certificate = parse_certificate(body)
-    return [parse_leaf(body)] if certificate.spl else certificate
+    return [parse_leaf(body)] if amd_extensions(certificate).spl else certificate
 
 
 def _looks_like_crl(body: bytes) -> bool:
@@ -168,17 +175,17 @@ def _kinds(name: str) -> tuple[KeyKind, ...]:
 
 
 def _pair(authorities: list[Certificate], skipped: list[str]) -> list[Content]:
-    roots = {c.subject_der: c for c in authorities if c.self_issued}
+    roots = {c.subject: c for c in authorities if is_root(c)}
     chains = []
     for certificate in authorities:
-        if certificate.self_issued:
+        if is_root(certificate):
             continue
-        root = roots.get(certificate.issuer_der)
+        root = roots.get(certificate.issuer)
         if root is None:
-            skipped.append(f"{certificate.subject}: its issuer {certificate.issuer} is not there")
+            skipped.append(f"{certificate.subject_name}: its issuer {certificate.issuer_name} is not there")
             continue
         try:
-            chains.append(parse_chain([certificate.der, root.der]))
+            chains.append(parse_chain([certificate.raw, root.raw]))
         except EndorsementError as error:
             skipped.append(error.message)
     return chains

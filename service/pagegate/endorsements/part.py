@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pagegate.endorsements.certificate import Certificate
+from pagegate.endorsements.certificate import amd_extensions
 from pagegate.errors import EndorsementError
 from pagegate.evidence.model import EndorsementRequest, KeyKind
+from pagegate.evidence.snp.certificate import Certificate
 
 PRODUCTS = ("Milan", "Genoa", "Turin")
 """The KDS product lines; Bergamo and Siena have Genoa's certificates."""
@@ -18,6 +19,9 @@ _LAYOUT = {
     "Turin": ("fmc", "bl", "tee", "snp", "spl5", "spl6", "spl7", "ucode"),
 }
 """TCB bytes in file order (56860, TCB_VERSION; family 1Ah has the second layout)."""
+
+_SHORT = {"bootloader": "bl", "microcode": "ucode"}
+"""Part of the TCB as the certificate's parser names it -> as KDS does, where they differ."""
 
 TCB_PARTS = ("fmc", "bl", "tee", "snp", "ucode")
 
@@ -79,16 +83,18 @@ def crl_part(product: str, kind: KeyKind) -> Part:
 
 def part_of_leaf(leaf: Certificate, product: str) -> Part:
     """Which leaf a certificate says it is: its extensions decide, not its name (57230, table of OIDs)."""
-    if (leaf.hwid is None) == (leaf.csp_id is None):
+    says = amd_extensions(leaf)
+    if (says.hwid is None) == (says.csp_id is None):
         raise _unusable("the leaf has both or neither of HWID (VCEK) and CSP_ID (VLEK)")
-    kind = KeyKind.VLEK if leaf.hwid is None else KeyKind.VCEK
+    kind = KeyKind.VLEK if says.hwid is None else KeyKind.VCEK
     layout = _LAYOUT[product]
-    if missing := [name for name in layout if name not in leaf.spl]:
+    spl = {_SHORT.get(name, name): level for name, level in says.spl.items()}
+    if missing := [name for name in layout if name not in spl]:
         raise _unusable(f"the {product} {kind.upper()} lacks the patch levels {', '.join(missing)}")
-    hwid = leaf.hwid or b""
+    hwid = says.hwid or b""
     if hwid and len(hwid) != hwid_length(product):
         raise _unusable(f"HWID of {len(hwid)} bytes, {product} has {hwid_length(product)}")
-    return Part(PartKind.LEAF, product, kind, hwid, bytes(leaf.spl[name] for name in layout))
+    return Part(PartKind.LEAF, product, kind, hwid, bytes(spl[name] for name in layout))
 
 
 def tcb_levels(product: str, tcb: bytes) -> dict[str, int]:

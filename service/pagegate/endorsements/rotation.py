@@ -109,7 +109,7 @@ def plan_rotation(
     lists = (one for one in contents if one.part.kind is PartKind.CRL and _holds(check_crl_link, one, chain))
     crl = best(lists, now).get(crl_part(request.product, request.kind))
     alone = Endorsements(
-        leaf.body, tuple(one.der for one in chain.certificates), None if crl is None else crl.body, "rotation"
+        leaf.body, tuple(one.raw for one in chain.certificates), None if crl is None else crl.body, "rotation"
     )
     appraiser = EvidenceAppraiser(policy, anchors=anchors, endorsements=_Only(alone), allow_simulated=allow_simulated)
     verdict = appraiser.appraise(Evidence(evidence.type, evidence.report), report_data=None, now=now)

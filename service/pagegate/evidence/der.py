@@ -63,14 +63,6 @@ def read_integer(node: Node) -> int:
     return int.from_bytes(content, "big", signed=True)
 
 
-def read_small_integer(node: Node) -> int:
-    """An INTEGER of 0..255 in minimal form."""
-    value = read_integer(node.expect(INTEGER))
-    if not 0 <= value <= 0xFF:
-        raise DerError(f"INTEGER {value} is not 0..255")
-    return value
-
-
 def read_boolean(node: Node) -> bool:
     """A BOOLEAN: 0x00 or 0xff."""
     content = node.expect(BOOLEAN).content

@@ -31,4 +31,8 @@ def handshake_faults() -> Iterator[None]:
             raise HandshakeError(
                 "TOO_MANY_SESSIONS", "all session slots are in use; retry later or raise max_sessions", retry_after=1.0
             ) from error
+        if error.reason == "BRIDGE_DIED":
+            raise HandshakeError(
+                error.reason, "the bridge process died during the handshake; attest again", retry_after=0.2
+            ) from error
         raise BridgeError(error.reason, str(error)) from error

@@ -55,6 +55,7 @@ def server_options(config: ServeConfig, tls: ServerTls | None) -> ServerOptions:
         tls=tls,
         tls_overlap_s=config.tls_overlap,
         health_listen=config.health_listen,
+        bridge=config.bridge,
         ring_socket=config.ring_socket,
         ring_file=config.ring_file,
         sealing=build_sealing(config),

@@ -121,7 +121,7 @@ class ServerSource:
     def status(self) -> ServerStatus:
         """See StatusSource.status."""
         server = self._server
-        info = server.bridge.info
+        info = server.bridge_info
         refused, refusals = self._memory.refusals()
         server.sessions.sweep()
         staged = server.staged()
@@ -140,7 +140,7 @@ class ServerSource:
             other_problems=tuple(
                 f"{what}: {problem}" for what in ("tls", "config") if (problem := self._reloads.problem(what))
             ),
-            bridge=f"{getattr(info, 'backend', 'in-process')}, {info.gcm_kernel}, {info.memory}, {info.libcrypto}",
+            bridge=", ".join((info.backend, *info.hardening, info.gcm_kernel, info.memory, info.libcrypto)),
             sessions=tuple(_session(live) for live in server.sessions),
             sessions_total=server.sessions.total,
             regions=tuple(
@@ -193,12 +193,6 @@ def _session(live: LiveSession) -> SessionStatus:
     )
 
 
-def _protection(region: Region) -> str:
-    if region.fault:
-        return f", TAMPERED: {region.fault}"
-    return ", page MACs" if region.protected else ", no page MACs"
-
-
 def _region(region: Region, staged: tuple[int, int], committed_at: datetime | None) -> RegionStatus:
     spec = region.spec
     return RegionStatus(
@@ -206,7 +200,7 @@ def _region(region: Region, staged: tuple[int, int], committed_at: datetime | No
         spec.base_gpa,
         spec.pages,
         region.generation,
-        ("memfd" if spec.directory is None else f"file {spec.directory}") + _protection(region),
+        f"{'memfd' if spec.directory is None else f'file {spec.directory}'}, {region.protection}",
         committed_at,
         *staged,
     )

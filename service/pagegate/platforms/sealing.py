@@ -107,7 +107,7 @@ def snp_key(
             raise PlatformError(
                 "SEV_GUEST_UNAVAILABLE",
                 f"cannot open {device} for the sealing key: {error.strerror}. Outside SEV-SNP, or where the disk is "
-                "trusted, choose a key file (--sealing file)",
+                "trusted, choose a key file (--sealing file); or serve regions in files with --unprotected",
             ) from error
         try:
             level = sev_guest.running_vmpl() if vmpl is None else vmpl

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,8 @@ from pagegate.rpc.codec import Batch
 from pagegate.rpc.events import Observer, ServerEvent, trace_id
 from pagegate.rpc.flight import Flight
 from pagegate.rpc.pace import FIRST_MESSAGE_S, Inbox, PaceLimits, Patience, Watchdog
-from pagegate.telemetry import Tracing, rpc_attributes
+from pagegate.rpc.spans import call_span
+from pagegate.telemetry import Tracing
 
 _log = logging.getLogger(__name__)
 _OURS = "/pagegate.v1."
@@ -162,7 +163,8 @@ class Admission(grpc.ServerInterceptor):
     ) -> Iterator[Any]:
         with self._call(method, context), self._argument(handler, method, requests, context) as argument:
             responses = (handler.stream_stream or handler.unary_stream)(argument, context)
-            patience = Patience(self._gate.pace)
+            # A handshake is as short in what it sends as in what it takes.
+            patience = Patience(self._gate.pace, first_s=FIRST_MESSAGE_S if method == _ATTEST else None)
 
             def late() -> None:
                 error = patience.worn_out("does not read what it asked for")
@@ -224,29 +226,18 @@ class Admission(grpc.ServerInterceptor):
 
     @contextmanager
     def _call(self, method: str, context: grpc.ServicerContext) -> Iterator[None]:
-        started = time.monotonic()
-        status = "UNKNOWN"
+        """Admits a call. What ends here was not told to anybody yet: the services tell of what they end."""
         try:
             with self._gate.admitted(method):
                 yield
-            status = "OK"
         except PagegateError as error:
-            name = method.removeprefix("/")
-            with self._telemetry.span(
-                name,
-                rpc_attributes(method),
-                kind="server",
-                parent=self._telemetry.extract(context.invocation_metadata()),
-            ) as span:
+            parent = self._telemetry.extract(context.invocation_metadata())
+            span_of_call = call_span(self._telemetry, method.removeprefix("/"), "server", parent)
+            with suppress(PagegateError), span_of_call as span:
                 span.refused(error.reason, error.message)
                 self._refused(method, context, error, trace_id(span))
+                raise
             errors.abort(context, error)
-        finally:
-            self._telemetry.record(
-                "rpc.server.call.duration",
-                time.monotonic() - started,
-                {**rpc_attributes(method), "rpc.response.status_code": _status(context, status)},
-            )
 
     def _refused(self, method: str, context: grpc.ServicerContext, error: PagegateError, trace: str = "") -> None:
         peer, name = context.peer(), method.rpartition("/")[2]
@@ -264,13 +255,6 @@ def _pages(message: Any) -> int:
 
 def _size(message: Any) -> int:
     return _pages(message) or int(message.ByteSize())
-
-
-def _status(context: grpc.ServicerContext, otherwise: str) -> str:
-    if not context.is_active():
-        return "CANCELLED"
-    code = context.code()  # type: ignore[attr-defined]
-    return code.name if isinstance(code, grpc.StatusCode) else otherwise
 
 
 def _end(context: grpc.ServicerContext, error: PagegateError) -> None:

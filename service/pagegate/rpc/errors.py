@@ -81,6 +81,8 @@ STATUS_OF_REASON: dict[str, grpc.StatusCode] = {
     "RING_LIMIT": grpc.StatusCode.RESOURCE_EXHAUSTED,
     # the server as a whole
     "DRAINING": grpc.StatusCode.UNAVAILABLE,
+    "REGION_LOST": grpc.StatusCode.DATA_LOSS,
+    "BRIDGE_DIED": grpc.StatusCode.UNAVAILABLE,
     "TOO_MANY_STREAMS": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "TOO_MANY_BYTES_IN_FLIGHT": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "SLOW_PEER": grpc.StatusCode.DEADLINE_EXCEEDED,

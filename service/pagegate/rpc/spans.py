@@ -61,6 +61,8 @@ class Batches:
     transfer: TraceContext | None
     crossed: Attributes | None = None
     """Labels under which pages are counted; None counts none."""
+    where: Attributes | None = None
+    """Which bridge."""
     number: int = 0
     """Batches so far in this stream."""
     uncounted: int = 0
@@ -74,7 +76,7 @@ class Batches:
             return
         self.telemetry.timed_span(
             f"pagegate.bridge.{self.operation}",
-            {"pagegate.pages": pages, "pagegate.batch.number": number},
+            {"pagegate.pages": pages, "pagegate.batch.number": number, **(self.where or {})},
             nanoseconds=nanoseconds,
             parent=self.call,
             links=() if self.transfer is None else (self.transfer,),

@@ -52,20 +52,21 @@ class ServerTls:
         """Reads both files, and makes sure that TLS can work with them. Raises ConfigError TLS_CERTIFICATE,
         TLS_KEY, TLS_KEY_MISMATCH or TLS_EXPIRED."""
         tls = cls(_read(certificate), _read(key))
-        spki_digest(tls.certificate)
-        found = x509.load_pem_x509_certificates(tls.certificate)[0]
-        own = _public_key(tls.key, key)
-        if own != _spki(found.public_key()):
+        try:
+            found = tls._leaf()
+        except (ValueError, IndexError) as error:
+            raise ConfigError("TLS_CERTIFICATE", f"{certificate} is no PEM certificate: {error}") from error
+        if _public_key(tls.key, key) != _spki(found.public_key()):
             raise ConfigError(
                 "TLS_KEY_MISMATCH",
-                f"the key in {key} does not belong to the certificate in {certificate} "
-                f"({found.subject.rfc4514_string() or 'no subject'}): give both files of one pair",
+                f"the key in {key} is not the key of {certificate} ({tls.subject}): give the two files of one pair",
             )
+        _server_name(found, certificate)
         now = datetime.now(UTC)
         if not found.not_valid_before_utc <= now <= found.not_valid_after_utc:
             raise ConfigError(
                 "TLS_EXPIRED",
-                f"the certificate in {certificate} is valid from {found.not_valid_before_utc:%Y-%m-%d %H:%M} to "
+                f"the certificate in {certificate} holds from {found.not_valid_before_utc:%Y-%m-%d %H:%M} to "
                 f"{found.not_valid_after_utc:%Y-%m-%d %H:%M} UTC, and it is {now:%Y-%m-%d %H:%M}: renew it, or set "
                 "this machine's clock",
             )
@@ -76,10 +77,18 @@ class ServerTls:
         """What goes into ServerHello.tls_binding."""
         return spki_digest(self.certificate)
 
+    def _leaf(self) -> x509.Certificate:
+        return x509.load_pem_x509_certificates(self.certificate)[0]
+
+    @property
+    def subject(self) -> str:
+        """Whose certificate it is, for people."""
+        return self._leaf().subject.rfc4514_string() or "no subject"
+
     @property
     def expires_at(self) -> datetime:
         """When the certificate expires."""
-        return x509.load_pem_x509_certificates(self.certificate)[0].not_valid_after_utc
+        return self._leaf().not_valid_after_utc
 
     def configuration(self) -> grpc.ServerCertificateConfiguration:
         """The pair as gRPC takes it, without client certificates: the client proves itself by evidence."""
@@ -205,13 +214,24 @@ def _spki(key: PublicKeyTypes) -> bytes:
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
+def _server_name(certificate: x509.Certificate, path: Path) -> str:
+    """The first DNS name, "" when it has addresses only. Raises ConfigError TLS_CERTIFICATE."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        raise ConfigError(
+            "TLS_CERTIFICATE", f"{path} has no subjectAltName, without which TLS accepts no name; make it with one"
+        ) from None
+    return next(iter(names.get_values_for_type(x509.DNSName)), "")
+
+
 def _public_key(pem: bytes, path: Path) -> bytes:
     """The public half of a private key. Raises ConfigError TLS_KEY."""
     try:
         return _spki(load_pem_private_key(pem, None).public_key())
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise ConfigError(
-            "TLS_KEY", f"{path} is not an unencrypted private key in PEM: {error}. Decrypt or convert it"
+            "TLS_KEY", f"{path} is no unencrypted PEM private key: {error}. Decrypt or convert it"
         ) from error
 
 
@@ -263,15 +283,7 @@ class ClientTls:
                 f"a certificate in {path} is not self-signed: with a CA any of its certificates would do, and the handshake could not "
                 "be bound to one. Pin the server's own self-signed certificate.",
             ) from None
-        try:
-            names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        except x509.ExtensionNotFound:
-            raise ConfigError(
-                "TLS_CERTIFICATE",
-                f"{path} has no subjectAltName, without which TLS accepts no name; make it with one",
-            ) from None
-        name = next(iter(names.get_values_for_type(x509.DNSName)), "")
-        return cls(certificate.public_bytes(Encoding.PEM), name)
+        return cls(certificate.public_bytes(Encoding.PEM), _server_name(certificate, path))
 
     @property
     def binding(self) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -42,7 +42,7 @@ class PageTransferServicer:
 
     def __init__(
         self,
-        bridge: eb.Bridge,
+        bridge: Callable[[], eb.Bridge],
         regions: RegionTable,
         sessions: SessionTable,
         registry: TransferRegistry,
@@ -72,7 +72,7 @@ class PageTransferServicer:
             region = self._region(live, int.from_bytes(record[_REGION_FIELD], "little"), AccessMode.WRITE)
             session = live.established.session
             with transfer_faults():
-                result, generation = region.write_page(self._bridge, session, record)
+                result, generation = region.write_page(self._bridge(), session, record)
             with self._batches("open", region, span.context) as opened:
                 self._opened(live, result, opened)
             span.set({"pagegate.region": region.spec.name, "pagegate.generation": generation})
@@ -201,8 +201,8 @@ class PageTransferServicer:
             span.set({"pagegate.region": spec.name, "pagegate.pages": pages})
             with (
                 transfer_faults(),
-                region.read(self._bridge) as reading,
-                self._bridge.transfer(
+                region.read(self._bridge()) as reading,
+                self._bridge().transfer(
                     request.transfer_id, region=region.number, base_gpa=spec.base_gpa, pages=spec.pages
                 ) as transfer,
                 self._batches("seal", region, span.context) as sealed,
@@ -340,7 +340,8 @@ class PageTransferServicer:
             "pagegate.direction": "in" if operation == "open" else "out",
             "pagegate.region": region.spec.name,
         }
-        return Batches(self._telemetry, operation, call, transfer, crossed)
+        where = {"pagegate.bridge.backend": self._bridge().isolation}
+        return Batches(self._telemetry, operation, call, transfer, crossed, where)
 
     def _opened(self, live: LiveSession, result: eb.OpenResult, opened: Batches) -> None:
         live.pages_in += result.pages
@@ -353,7 +354,8 @@ class PageTransferServicer:
         try:
             with call_span(self._telemetry, f"{SERVICE}/{method}", "server", parent) as span:
                 try:
-                    yield span
+                    with transfer_faults():
+                        yield span
                 except PagegateError as error:
                     span.refused(error.reason)
                     self._refused(method, context.peer(), error, span)

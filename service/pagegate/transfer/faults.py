@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import enclave_bridge as eb
 from pagegate.errors import BridgeError, TransferError
 
+_RESTART_S = 0.2
 _ADVICE = {
     "TAMPERED": "memory tampering detected: a page's tag does not verify; nothing of it was written. "
     "Something between the two enclaves changes data; find it before sending again",
@@ -28,6 +29,7 @@ _ADVICE = {
     "TARGET_FULL": "the disk, quota or file size limit of the region's directory is reached: nothing became visible; "
     "make room there and send again",
     "TARGET_IO": "a region's file cannot be written: nothing became visible; see the kernel log of its machine",
+    "BRIDGE_DIED": "the process that held this session's keys has died; attest again. Nothing unverified was written",
     "EXHAUSTED": "the session's keys are used up; attest again",
 }
 
@@ -45,4 +47,5 @@ def transfer_faults() -> Iterator[None]:
         metadata = {}
         if result is not None and result.bad_index is not None:
             metadata["record"] = str(result.bad_index)
-        raise TransferError(error.reason, advice, metadata=metadata) from error
+        retry_after = _RESTART_S if error.reason == "BRIDGE_DIED" else None
+        raise TransferError(error.reason, advice, metadata=metadata, retry_after=retry_after) from error

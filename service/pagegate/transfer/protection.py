@@ -31,6 +31,11 @@ class GuardMaker:
         self._sealing: eb.Sealing | None = None
         self._lock = threading.Lock()
 
+    def use(self, bridge: eb.Bridge) -> None:
+        """Goes on with another bridge: the one before has died, and its sealing key and guards with it."""
+        with self._lock:
+            self._bridge, self._sealing = bridge, None
+
     @property
     def lasting(self) -> bool:
         """True when there is a sealing key: guards can outlive this process."""
@@ -79,9 +84,25 @@ class Protection:
         self._loaded = False
         self._unsaved = False
         self._journalled = 0
+        self._lost = False
+        self._take_up()
+
+    def take_up(self) -> None:
+        """The bridge has died and another is there. A table that was saved is loaded again; MACs that only the
+        bridge had are lost, and what the memory holds can no longer be told from what others wrote there."""
+        self._guard = self._staged = None
+        self._fault, self._loaded, self._unsaved, self._journalled = "", False, False, 0
+        self._lost = not self._backing.durable
         self._take_up()
 
     def _take_up(self) -> None:
+        self._open()
+        if self._guard is None and self._lost:
+            _log.error("region %s: its page MACs died with the bridge; send it again", self._name)
+        elif self._guard is None:
+            _log.error("memory tampering detected: region %s: %s", self._name, self._fault)
+
+    def _open(self) -> None:
         generation = self._backing.generation
         with contextlib.ExitStack() as stack:
             fd = self._backing.open_current()
@@ -103,16 +124,26 @@ class Protection:
                 if error.reason != "TABLE":
                     raise BridgeError(error.reason, str(error)) from error
                 self._fault = f"the page MACs of its generation {generation} do not verify"
-        if self._fault:
-            _log.error("memory tampering detected: region %s: %s", self._name, self._fault)
 
     @property
     def fault(self) -> str:
         """Why no page of the committed generation can be trusted; empty when each can be checked."""
         return self._fault
 
+    @property
+    def lost(self) -> bool:
+        """True when that is because the bridge died, and no sign of tampering."""
+        return self._lost and self._guard is None
+
     def current(self) -> eb.Guard:
         """The guard of the committed generation. Raises TransferError TAMPERED when it has none."""
+        if self._guard is None and self._lost:
+            raise TransferError(
+                "REGION_LOST",
+                f"the page MACs of region {self._name} died with the bridge process that kept them: what its memory holds "
+                "can no longer be told from what others wrote there. Send the region again as a whole (mode replace)",
+                metadata={"region": self._name},
+            )
         if self._guard is None:
             raise TransferError(
                 "TAMPERED",
@@ -144,7 +175,7 @@ class Protection:
 
     def committed(self) -> None:
         """The staged generation is now the committed one. Readers of the former keep their guard."""
-        self._guard, self._staged, self._fault = self._staged, None, ""
+        self._guard, self._staged, self._fault, self._lost = self._staged, None, "", False
         self._loaded = self._unsaved = False
         self._journalled = 0
 

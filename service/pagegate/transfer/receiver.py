@@ -124,6 +124,10 @@ class Receiver:
         self.receipt = Receipt(pages, generation, mac)
         return self.receipt
 
+    def lose(self) -> None:
+        """The bridge is gone: what is staged is dropped. A stream that drives this sees it in its next call."""
+        self.region.abandon(self.transfer_id)
+
     def abandon(self) -> None:
         """Drops what is staged."""
         self.region.abandon(self.transfer_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import Protocol
 
 import enclave_bridge as eb
-from pagegate.errors import ConfigError, TransferError
+from pagegate.errors import ConfigError, PagegateError, TransferError
 from pagegate.evidence.model import AccessMode, Verdict
 from pagegate.handshake.model import GrantedRegion
 from pagegate.transfer.backing import Backing, FileBacking, MemfdBacking
 from pagegate.transfer.protection import GuardMaker, Protection
 
+_log = logging.getLogger(__name__)
 _MAX_PAGES = 1 << 28
 
 
@@ -137,9 +139,13 @@ class Region:
         return self._protection is not None
 
     @property
-    def fault(self) -> str:
-        """Why nothing of the committed generation is served; empty when all is well."""
-        return self._protection.fault if self._protection is not None else ""
+    def protection(self) -> str:
+        """How its pages are protected at rest, in words for an operator."""
+        if self._protection is None:
+            return "no page MACs"
+        if self._protection.lost:
+            return "page MACs lost with the bridge"
+        return f"TAMPERED: {self._protection.fault}" if self._protection.fault else "page MACs"
 
     @property
     def generation(self) -> int:
@@ -269,7 +275,10 @@ class Region:
             yield _PlainReading(generation, self.spec, self.number, source)
 
     def verify(self, first_gpa: int, pages: int, *, max_ranges: int) -> Checked:
-        """Checks committed pages against their MACs. Raises TransferError REGION_UNPROTECTED, OUT_OF_RANGE."""
+        """Checks committed pages against their MACs.
+
+        Raises TransferError REGION_UNPROTECTED, OUT_OF_RANGE, REGION_LOST.
+        """
         first = self.window(first_gpa, pages) // eb.PAGE_SIZE
         if self._protection is None:
             raise TransferError(
@@ -278,8 +287,8 @@ class Region:
                 "serve it with protection",
             )
         with self._lock:
-            generation, fault = self._backing.generation, self._protection.fault
-            guard = None if fault else self._protection.current()
+            generation, all_bad = self._backing.generation, bool(self._protection.fault) and not self._protection.lost
+            guard = None if all_bad else self._protection.current()
         if guard is None:
             return Checked(generation, pages, pages, (eb.PageRange(first, pages),))
         found = guard.verify(first, pages, max_ranges=max_ranges)
@@ -289,6 +298,18 @@ class Region:
         """A descriptor of the committed generation for a local reader; belongs to the caller."""
         with self._lock:
             return self._backing.open_current()
+
+    def close_door(self) -> None:
+        """Gives up the account of single pages; the next page makes another."""
+        with self._lock:
+            self._close_door()
+
+    def take_up(self) -> None:
+        """The bridge has died and another is there: what it kept of the committed generation is taken up again."""
+        with self._lock:
+            self._close_door()
+            if self._protection is not None:
+                self._protection.take_up()
 
     def _close_door(self) -> None:
         if self._door is not None:
@@ -346,6 +367,19 @@ class RegionTable:
             region = self.by_name(name)
             granted[name] = GrantedRegion(name, region.number, region.spec.base_gpa, region.spec.pages, mode)
         return granted
+
+    def close_doors(self) -> None:
+        """What a bridge that is gone held of the regions."""
+        for region in self._regions:
+            region.close_door()
+
+    def take_up(self) -> None:
+        """As each region's; one that fails is not served, and keeps no other from being so."""
+        for region in self._regions:
+            try:
+                region.take_up()
+            except PagegateError as error:
+                _log.error("region %s cannot be taken up by another bridge: %s", region.spec.name, error)
 
     def close(self) -> None:
         """Closes every region."""

@@ -20,7 +20,11 @@ class TransferRegistry:
     new session; a peer that vanished loses its place after `stale_after_s`."""
 
     def __init__(
-        self, bridge: eb.Bridge, *, stale_after_s: float = 30.0, clock: Callable[[], float] = time.monotonic
+        self,
+        bridge: Callable[[], eb.Bridge],
+        *,
+        stale_after_s: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._bridge = bridge
         self._stale_after_s = stale_after_s
@@ -39,7 +43,7 @@ class TransferRegistry:
                 return receiver
             if receiver is not None:
                 self._evict(receiver, owner)
-            receiver = Receiver(self._bridge, region, transfer_id, owner, expected_pages=expected_pages, delta=delta)
+            receiver = Receiver(self._bridge(), region, transfer_id, owner, expected_pages=expected_pages, delta=delta)
             receiver.acquire()
             self._active[region.number] = receiver
             return receiver
@@ -63,6 +67,15 @@ class TransferRegistry:
             self._finished[(receiver.owner, receiver.transfer_id)] = receiver
             while len(self._finished) > _FINISHED_KEPT:
                 self._finished.popitem(last=False)
+
+    def reset(self) -> None:
+        """Drops every transfer, also the receipts: the bridge that had their accounts is gone."""
+        with self._lock:
+            active = list(self._active.values())
+            self._active.clear()
+            self._finished.clear()
+        for receiver in active:
+            receiver.lose()
 
     def staged(self) -> dict[int, tuple[int, int]]:
         """Number of each region that is being written -> pages staged, pages to come in all."""

@@ -75,7 +75,10 @@ class Sender:
 
     def begin_mac(self, session: eb.Session, mode: int) -> bytes:
         """MAC of Begin under this session's key."""
-        return session.mac(eb.MacPurpose.TRANSFER, macs.begin(self.transfer_id, self.region.number, self.pages, mode))
+        with transfer_faults():
+            return session.mac(
+                eb.MacPurpose.TRANSFER, macs.begin(self.transfer_id, self.region.number, self.pages, mode)
+            )
 
     def resume(self, batches: int, batch_pages: int) -> None:
         """The server holds this many batches; the next stream starts there."""

@@ -71,6 +71,20 @@ def test_bench_when_quick_reports_every_series_and_target(pagegate: Run, tmp_pat
     assert all(series["median"] > 0 for series in result["series"].values())
 
 
+def test_bench_of_isolation_when_quick_reports_both_backends(pagegate: Run):
+    done = pagegate("bench", "--quick", "--json", "--isolation")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert set(result["series"]) == {
+        f"{operation}_{pages}_{backend}"
+        for operation in ("open", "seal_from", "seal")
+        for pages in (1, 64, 256)
+        for backend in ("in_process", "isolated")
+    }
+    assert len(result["targets"]) == 6
+    assert all(series["median"] > 0 for series in result["series"].values())
+
+
 def test_bench_of_files_when_quick_reports_every_way_to_read_and_write(pagegate: Run, tmp_path: Path):
     done = pagegate("bench", "--quick", "--json", "--files", str(tmp_path))
     assert done.returncode == 0, done.stderr

@@ -159,10 +159,17 @@ class Pod:
             return str(answer.read().decode())
 
     def wait_for_log(self, text: str) -> None:
-        deadline = time.monotonic() + 30
-        while text not in self.log.read_text():
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.02)
+        _wait_for(text, self.log.read_text)
+
+    def wait_for_metric(self, line: str) -> None:
+        _wait_for(f"\n{line}\n", self.scrape)
+
+
+def _wait_for(text: str, read: Callable[[], str]) -> None:
+    deadline = time.monotonic() + 30
+    while text not in read():
+        assert time.monotonic() < deadline, read()
+        time.sleep(0.05)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from pagegate.client import Client
 from pagegate.errors import TransferError
 from pagegate.rpc.admission import AUXILIARY_CALLS, AdmissionLimits
 from pagegate.rpc.errors import from_rpc_error
+from pagegate.rpc.events import ServerEvent
 from pagegate.rpc.pace import PaceLimits
 from pagegate.rpc.tls import ServerTls
 from pagegate.server import Server
@@ -27,7 +28,7 @@ from support.pages import SERVICE, HandStream, details
 
 Serve = Callable[..., Server]
 Connect = Callable[..., Client]
-IMPATIENT = AdmissionLimits(pace=PaceLimits(wait_s=0.5, bytes_per_s=1 << 20))
+IMPATIENT = AdmissionLimits(pace=PaceLimits(wait_s=2.0, bytes_per_s=1 << 20))
 
 
 @pytest.fixture
@@ -104,12 +105,12 @@ def test_stream_when_it_trickles_then_slow_peer(serve: Serve, connect: Connect) 
 
 
 def test_stream_when_it_keeps_the_pace_then_outlives_the_wait(serve: Serve, connect: Connect) -> None:
-    pace = PaceLimits(wait_s=0.6, bytes_per_s=4096)
+    pace = PaceLimits(wait_s=3.0, bytes_per_s=4096)
     server = serve(admission=AdmissionLimits(pace=pace))
     with HandStream(connect(server), server.address, pages=10) as stream:
         stream.begin()
         for _ in range(10):
-            time.sleep(0.1)
+            time.sleep(0.35)
             stream.batch()
         stream.commit()
         assert [a for a in stream.answers() if a.WhichOneof("step") == "committed"]
@@ -227,7 +228,13 @@ def test_bytes_when_over_the_limit_then_resource_exhausted_and_the_client_goes_o
 
     limit = 2 * 256 * 4160 + 4096
     regions = [RegionSpec("book", 1 << 32, 8192), RegionSpec("disk", 1 << 33, 256)]
-    server = serve(admission=AdmissionLimits(max_bytes_in_flight=limit), regions=regions)
+    refused = threading.Semaphore(0)
+
+    def observe(event: ServerEvent) -> None:
+        if event.details.get("reason") == "TOO_MANY_BYTES_IN_FLIGHT":
+            refused.release()
+
+    server = serve(admission=AdmissionLimits(max_bytes_in_flight=limit), regions=regions, observer=observe)
     client = connect(server)
     readers = [reading(client) for _ in range(2)]
     for call in readers:
@@ -239,10 +246,16 @@ def test_bytes_when_over_the_limit_then_resource_exhausted_and_the_client_goes_o
         stream.batch(8)
         assert stream.refusal().reason == "TOO_MANY_BYTES_IN_FLIGHT"
         assert_limit(stream.call, grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_BYTES_IN_FLIGHT")
-    patient = connect(server)
-    assert patient.session
-    threading.Timer(1.5, lambda: [call.cancel() for call in readers]).start()
-    sent = patient.send("disk", b"q" * 4096 * 8)
+
+    def make_room() -> None:
+        assert all(refused.acquire(timeout=30) for _ in range(2))
+        for call in readers:
+            call.cancel()
+
+    making = threading.Thread(target=make_room)
+    making.start()
+    sent = connect(server).send("disk", b"q" * 4096 * 8)
+    making.join()
     assert sent.generation == 1
     assert sent.resumed >= 1
     wait_until(lambda: server.gate.flight.used == 0)
@@ -405,3 +418,73 @@ def test_client_when_told_to_come_again_too_often_gives_up(serve: Serve, connect
     with pytest.raises(TransferError) as refused:
         client.send("book", b"s" * 4096)
     assert refused.value.reason == "DRAINING"
+
+
+def test_read_when_the_time_to_finish_is_over_then_told_to_go_elsewhere(serve: Serve, connect: Connect) -> None:
+    from pagegate.transfer.region import RegionSpec
+
+    server = serve(regions=[RegionSpec("book", 1 << 32, 8192)])
+    call = reading(connect(server, regions={"book": "read"}))
+    next(call)
+    server.drain(finish_s=0.0)
+    assert_limit(opened(call), grpc.StatusCode.UNAVAILABLE, "DRAINING")
+
+
+def test_probe_port_when_watched_by_many_then_still_answers_checks(serve: Serve, free_port: int) -> None:
+    serve(health_listen=f"127.0.0.1:{free_port}")
+    with grpc.insecure_channel(f"127.0.0.1:{free_port}") as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        held = [stub.Watch(health_pb2.HealthCheckRequest(), timeout=60) for _ in range(8)]
+        for watch in held:
+            next(watch)
+        further = opened(stub.Watch(health_pb2.HealthCheckRequest(), timeout=60))
+        assert_limit(further, grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS")
+        assert stub.Check(health_pb2.HealthCheckRequest(), timeout=20).status == 1
+        for watch in held:
+            watch.cancel()
+
+
+def test_handshake_when_the_peer_takes_no_answer_then_slow_peer(serve: Serve, connect: Connect) -> None:
+    """A peer with an HTTP/2 window of zero: the server's evidence cannot leave."""
+    seen: list[Any] = []
+    server = serve(handshake_timeout_s=600.0, observer=seen.append)
+    hello = honest_hello(connect(server))
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        connection.sendall(frame(4, 0, 0, bytes([0, 4, 0, 0, 0, 0])))  # SETTINGS: INITIAL_WINDOW_SIZE 0
+        connection.sendall(frame(1, 4, 1, request_headers("/pagegate.v1.Attestation/Attest")))
+        connection.sendall(frame(0, 0, 1, b"\0" + len(hello).to_bytes(4, "big") + hello))
+        wait_until(lambda: any(event.details.get("reason") == "SLOW_PEER" for event in seen))
+        wait_until(lambda: server.attestation.live == 0)
+
+
+def honest_hello(client: Client) -> bytes:
+    from pagegate.evidence.model import AccessMode
+    from pagegate.handshake.client import ClientHandshake
+    from pagegate.v1 import attestation_pb2 as att
+
+    handshake = ClientHandshake(client._bridge, client._platform, client._appraiser, {"book": AccessMode.READ})
+    try:
+        return att.AttestRequest(client_hello=handshake.hello()).SerializeToString()
+    finally:
+        handshake.close()
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """RFC 9113, 4.1."""
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+def request_headers(path: str) -> bytes:
+    """Literal header fields without indexing, RFC 7541, 6.2.2."""
+    fields = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": path,
+        ":authority": "pagegate.test",
+        "content-type": "application/grpc",
+        "te": "trailers",
+    }
+    texts = (text.encode() for pair in fields.items() for text in pair)
+    coded = [bytes([len(text)]) + text for text in texts]
+    return b"".join(b"\0" + name + value for name, value in zip(coded[::2], coded[1::2], strict=True))

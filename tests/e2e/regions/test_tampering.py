@@ -60,10 +60,12 @@ def memory_of(server: Server, region: str) -> Memory:
     fd = server.regions.by_name(region).open_current()
     try:
         inode = os.fstat(fd).st_ino
-        for path in Path("/proc/self/fd").iterdir():
-            with suppress(OSError):
-                if int(path.name) != fd and path.stat().st_ino == inode:
-                    return Memory(f"/proc/{os.getpid()}/fd/{path.name}")
+        # The bridge keeps a file's descriptor, and may be another process.
+        for process in {os.getpid(), server.bridge.info.process or os.getpid()}:
+            for path in Path(f"/proc/{process}/fd").iterdir():
+                with suppress(OSError):
+                    if (process, int(path.name)) != (os.getpid(), fd) and path.stat().st_ino == inode:
+                        return Memory(str(path))
     finally:
         os.close(fd)
     raise AssertionError("no descriptor of the region's memory")
@@ -273,7 +275,7 @@ def test_restart_when_a_page_was_changed_meanwhile_finds_it(restart: Callable[..
 
 @pytest.mark.parametrize("change", ["flip", "cut", "remove", "empty"])
 def test_restart_when_the_table_was_changed_refuses_the_region_until_it_is_sent_again(
-    restart: Callable[..., Client], home: Path, change: str
+    restart: Callable[..., Client], home: Path, change: str, caplog: pytest.LogCaptureFixture
 ):
     data = os.urandom(SIZE)
     client = restart()
@@ -286,7 +288,9 @@ def test_restart_when_the_table_was_changed_refuses_the_region_until_it_is_sent_
         path.unlink()
     else:
         path.write_bytes({"flip": content, "cut": content[:-1], "empty": b""}[change])
+    caplog.clear()
     client = restart()
+    assert "memory tampering detected: region disk" in caplog.text
     found = client.verify_region("disk")
     assert (found.bad_pages, found.bad) == (PAGES, bad("disk", (0, PAGES)))
     for use in (

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from enclave_bridge import PAGE_SIZE, Bridge, BridgeStatusError, Role, Session, Suite, Transfer
+from enclave_bridge import PAGE_SIZE, Bridge, BridgeStatusError, IsolatedBridge, Role, Session, Suite, Transfer
 
 REGION = 3
 BASE_GPA = 0x40000000
 SESSION_ID = b"s" * 16
 TRANSFER_ID = b"t" * 16
+BACKENDS: tuple[type[Bridge], ...] = (Bridge, IsolatedBridge)
 
 
 def usable_kernels() -> list[str]:
@@ -44,9 +45,9 @@ class Pair:
         )
 
 
-def connect(suite: Suite = Suite.P384_SHA384_AES256GCM) -> Pair:
+def connect(suite: Suite = Suite.P384_SHA384_AES256GCM, backend: type[Bridge] = Bridge) -> Pair:
     """Shake hands between two bridges."""
-    client_bridge, server_bridge = Bridge(max_sessions=4, max_handshakes=4), Bridge(max_sessions=4, max_handshakes=4)
+    client_bridge, server_bridge = (backend(max_sessions=4, max_handshakes=4) for _ in range(2))
     client = client_bridge.handshake(Role.CLIENT, list(Suite))
     server = server_bridge.handshake(Role.SERVER, [suite])
     for side in (client, server):

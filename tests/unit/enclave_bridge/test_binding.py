@@ -41,8 +41,8 @@ from enclave_bridge import (
 
 
 @pytest.fixture
-def pair() -> Pair:
-    return connect()
+def pair(backend: type[Bridge]) -> Pair:
+    return connect(backend=backend)
 
 
 def reason(excinfo: pytest.ExceptionInfo[BridgeStatusError]) -> str:
@@ -63,8 +63,8 @@ def test_error_when_raised_carries_the_table_s_words() -> None:
     assert BridgeStatusError(999).reason == "UNKNOWN"
 
 
-def test_info_when_asked_says_what_holds_the_secrets() -> None:
-    info = Bridge(max_sessions=1, max_handshakes=1).info
+def test_info_when_asked_says_what_holds_the_secrets(backend: type[Bridge]) -> None:
+    info = backend(max_sessions=1, max_handshakes=1).info
     assert info.memory in {"memfd_secret", "mlock"}
     assert info.libcrypto.startswith("OpenSSL ")
     assert (info.sessions_live, info.handshakes_live) == (0, 0)
@@ -72,20 +72,28 @@ def test_info_when_asked_says_what_holds_the_secrets() -> None:
     assert info.gcm_kernel == usable_kernels()[0]
 
 
-def test_kernel_when_named_is_the_one_used() -> None:
+def test_kernel_when_named_is_the_one_used(backend: type[Bridge]) -> None:
     for name in usable_kernels():
-        assert Bridge(max_sessions=1, max_handshakes=1, gcm_kernel=name).info.gcm_kernel == name
+        assert backend(max_sessions=1, max_handshakes=1, gcm_kernel=name).info.gcm_kernel == name
 
 
-def test_kernel_when_unknown_is_refused() -> None:
+@pytest.mark.parametrize("name", ["fastest", "x" * 31, "x" * 32, "x" * 4096])
+def test_kernel_when_unknown_is_refused(backend: type[Bridge], name: str) -> None:
     with pytest.raises(BridgeStatusError) as excinfo:
-        Bridge(max_sessions=1, max_handshakes=1, gcm_kernel="fastest")
+        backend(max_sessions=1, max_handshakes=1, gcm_kernel=name)
     assert reason(excinfo) == "ARGUMENT"
 
 
-def test_random_when_asked_gives_that_many_bytes() -> None:
-    bridge = Bridge(max_sessions=1, max_handshakes=1)
-    assert len(bridge.random(33)) == 33
+@pytest.mark.parametrize("counts", [(0, 1), (1, 0), (65537, 1), (1, 2**32 - 1)])
+def test_bridge_when_its_slots_are_out_of_bounds_is_refused(backend: type[Bridge], counts: tuple[int, int]) -> None:
+    with pytest.raises(BridgeStatusError) as excinfo:
+        backend(max_sessions=counts[0], max_handshakes=counts[1])
+    assert reason(excinfo) == "ARGUMENT"
+
+
+def test_random_when_asked_gives_that_many_bytes(backend: type[Bridge]) -> None:
+    bridge = backend(max_sessions=1, max_handshakes=1)
+    assert [len(bridge.random(n)) for n in (33, 65536, 65537, 1 << 20)] == [33, 65536, 65537, 1 << 20]
     assert bridge.random(32) != bridge.random(32)
     assert bridge.random(0) == b""
     with pytest.raises(BridgeStatusError) as excinfo:
@@ -94,8 +102,8 @@ def test_random_when_asked_gives_that_many_bytes() -> None:
 
 
 @pytest.mark.parametrize("suite", list(Suite))
-def test_pages_when_sealed_and_opened_arrive(suite: Suite) -> None:
-    pair = connect(suite)
+def test_pages_when_sealed_and_opened_arrive(suite: Suite, backend: type[Bridge]) -> None:
+    pair = connect(suite, backend)
     sent, received = pair.transfers(40)
     target = bytearray(40 * PAGE_SIZE)
     received.target_memory(target)
@@ -338,7 +346,7 @@ def test_ids_when_of_another_length_are_refused(pair: Pair) -> None:
     assert reason(excinfo) == "ARGUMENT"
 
 
-def test_handles_when_closed_refuse_later_calls(pair: Pair) -> None:
+def test_handles_when_closed_refuse_later_calls(pair: Pair, backend: type[Bridge]) -> None:
     sent, _ = pair.transfers(1)
     with pair.client as session:
         session.stats()
@@ -350,7 +358,7 @@ def test_handles_when_closed_refuse_later_calls(pair: Pair) -> None:
     with pytest.raises(BridgeStatusError) as excinfo:
         _ = sent.pages
     assert reason(excinfo) == "STATE"
-    with Bridge(max_sessions=1, max_handshakes=1) as bridge:
+    with backend(max_sessions=1, max_handshakes=1) as bridge:
         assert bridge.info.sessions_live == 0
     with pytest.raises(BridgeStatusError):
         _ = bridge.info
@@ -362,8 +370,8 @@ def test_session_when_its_bridge_is_closed_first_lives_on(pair: Pair) -> None:
     assert pair.client.seal(None, region=REGION, first_gpa=0, plain=pages(1))[1].pages == 1
 
 
-def test_slots_when_handles_are_dropped_are_free_again() -> None:
-    bridge = Bridge(max_sessions=1, max_handshakes=2)
+def test_slots_when_handles_are_dropped_are_free_again(backend: type[Bridge]) -> None:
+    bridge = backend(max_sessions=1, max_handshakes=2)
     kept = [bridge.handshake(Role.CLIENT, [Suite.P256_SHA256_AES128GCM]) for _ in range(2)]
     with pytest.raises(BridgeStatusError) as excinfo:
         bridge.handshake(Role.CLIENT, [Suite.P256_SHA256_AES128GCM])
@@ -403,7 +411,7 @@ def test_close_when_other_threads_are_in_calls_is_safe(pair: Pair) -> None:
 
 FORKED = """
 import os
-from enclave_bridge import Bridge, BridgeStatusError, Role, Suite
+from enclave_bridge import {backend} as Bridge, BridgeStatusError, Role, Suite
 bridge = Bridge(max_sessions=1, max_handshakes=1)
 handshake = bridge.handshake(Role.CLIENT, [Suite.P256_SHA256_AES128GCM])
 child = os.fork()
@@ -423,8 +431,8 @@ handshake.absorb(b"the parent goes on")
 """
 
 
-def test_calls_when_made_in_a_forked_child_fail() -> None:
-    subprocess.run([sys.executable, "-c", FORKED], check=True)
+def test_calls_when_made_in_a_forked_child_fail(backend: type[Bridge]) -> None:
+    subprocess.run([sys.executable, "-c", FORKED.replace("{backend}", backend.__name__)], check=True)
 
 
 def test_package_when_imported_needs_nothing_of_the_service() -> None:

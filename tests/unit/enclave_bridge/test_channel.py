@@ -40,9 +40,9 @@ def refusal(call) -> str:
     return caught.value.reason
 
 
-def test_pages_when_sealed_into_a_channel_arrive(ends):
+def test_pages_when_sealed_into_a_channel_arrive(ends, backend):
     client, server = ends
-    pair = connect()
+    pair = connect(backend=backend)
     sent, received = pair.transfers(PAGES)
     target = bytearray(PAGES * PAGE_SIZE)
     received.target_memory(target)
@@ -57,9 +57,9 @@ def test_pages_when_sealed_into_a_channel_arrive(ends):
     assert target == pages(PAGES)
 
 
-def test_record_when_of_another_session_is_refused_with_how_far_it_got(ends):
+def test_record_when_of_another_session_is_refused_with_how_far_it_got(ends, backend):
     client, server = ends
-    pair, other = connect(), connect()
+    pair, other = connect(backend=backend), connect(backend=backend)
     _, received = pair.transfers(PAGES)
     received.target_memory(bytearray(PAGES * PAGE_SIZE))
     client.seal(other.client, None, region=REGION, first_gpa=BASE_GPA, plain=pages(2), number=0, timeout_s=1)

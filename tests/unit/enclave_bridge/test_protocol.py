@@ -79,8 +79,8 @@ def suite(request: pytest.FixtureRequest) -> Suite:
 
 
 @pytest.fixture(params=usable_kernels())
-def bridge(request: pytest.FixtureRequest) -> Bridge:
-    return Bridge(max_sessions=2, max_handshakes=2, gcm_kernel=request.param)
+def bridge(request: pytest.FixtureRequest, backend: type[Bridge]) -> Bridge:
+    return backend(max_sessions=2, max_handshakes=2, gcm_kernel=request.param)
 
 
 @pytest.fixture

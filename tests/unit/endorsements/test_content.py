@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from endorsement_support import vectors
 from endorsement_support.pki import CHIP, MILAN_TCB, START, YEAR, Hierarchy, leaf_extensions
+from pagegate.endorsements.certificate import is_root
 from pagegate.endorsements.content import (
     MAX_BODY,
     check_crl_link,
@@ -46,7 +47,7 @@ def test_leaf_when_real_is_the_one_its_report_asks_for(name: str) -> None:
 def test_chain_when_real_is_told_by_product_and_key_kind(product: str, kind: KeyKind) -> None:
     content = parse_chain(split_certificates(vectors.chain_pem(product, kind)))
     assert content.part == chain_part(product, kind)
-    assert content.certificates[1].self_issued
+    assert is_root(content.certificates[1])
 
 
 def test_chain_when_stored_form_is_read_again_is_the_same() -> None:
@@ -222,12 +223,9 @@ def test_split_when_an_error_page_is_refused() -> None:
 def test_link_when_the_issuer_key_is_not_rsa_is_refused(milan: Hierarchy) -> None:
     leaf = parse_leaf(milan.leaf())
     chain = parse_chain([milan.intermediate(), milan.ark])
-    not_rsa = replace(chain.certificates[0], spki=leaf.certificates[0].spki)
-    with pytest.raises(EndorsementError, match="its key is not RSA"):
+    not_rsa = replace(chain.certificates[0], public_key=leaf.certificates[0].public_key)
+    with pytest.raises(EndorsementError, match="signature is not of"):
         check_leaf_link(leaf, replace(chain, certificates=(not_rsa, chain.certificates[1])))
-    broken = replace(chain.certificates[0], spki=b"\x30\x00")
-    with pytest.raises(EndorsementError, match="public key"):
-        check_leaf_link(leaf, replace(chain, certificates=(broken, chain.certificates[1])))
 
 
 def test_link_when_the_signer_is_a_namesake_is_refused(milan: Hierarchy) -> None:

@@ -49,6 +49,7 @@ def lasting(start: datetime, end: datetime) -> tuple[bytes, bytes]:
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(start)
         .not_valid_after(end)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("pagegate.test")]), critical=False)
         .sign(key, hashes.SHA256())
     )
     return certificate.public_bytes(serialization.Encoding.PEM), key.private_bytes(

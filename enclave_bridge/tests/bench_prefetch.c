@@ -2,7 +2,7 @@
  * What software prefetch is worth where pages are sealed from memory: the next run's cache lines are
  * asked for while this one is sealed. Rounds are interleaved. Prints JSON: GB a second of CPU, one value a round.
  *
- *   bench_files [rounds]
+ *   bench_prefetch [rounds]
  */
 #include <time.h>
 #include <unistd.h>

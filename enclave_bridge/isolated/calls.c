@@ -1,0 +1,396 @@
+/* Each function of the border as the bridge process makes it, call_<name of its row in EB_CALLS>. */
+#include <string.h>
+
+#include "guard.h"
+#include "serve.h"
+#include "source.h"
+#include "transfer.h"
+
+static eb_bridge *bridge(const eb_job *job) { return job->lane->server->bridge; }
+
+static size_t smaller(uint64_t a, size_t b) { return a < b ? (size_t)a : b; }
+
+/* A handle for what was made, or what was made is freed again. */
+static eb_status hand_out(eb_job *job, eb_kind kind, void *object, void (*destroy)(void *)) {
+  const eb_status status = eb_handles_put(&job->lane->server->handles, kind, object, &job->reply.handle);
+  if (status != EB_OK) destroy(object);
+  return status;
+}
+
+static eb_status small(eb_job *job, const void *data, size_t len) {
+  memcpy(job->reply.small, data, len);
+  job->reply.small_len = (uint32_t)len;
+  return EB_OK;
+}
+
+/* A MAC or a key of at most number[n] bytes goes into the reply. */
+static size_t small_room(const eb_job *job, size_t n) { return smaller(job->call.number[n], sizeof job->reply.small); }
+
+static eb_status sized(eb_job *job, eb_status status, size_t len) {
+  if (status == EB_OK) job->reply.small_len = (uint32_t)len;
+  return status;
+}
+
+/* ---- bridge -------------------------------------------------------------------------------- */
+
+static eb_status call_bridge_get_info(eb_job *job) {
+  eb_bridge_info info;
+  eb_status status = eb_bridge_get_info(bridge(job), &info);
+  if (status != EB_OK) return status;
+  info.hardening = job->lane->server->hardening;
+  return small(job, &info, sizeof info);
+}
+
+static eb_status call_release(eb_job *job) { return eb_handles_release(&job->lane->server->handles, job->call.handle[0]); }
+
+static eb_status call_random(eb_job *job) {
+  uint8_t *made = job->lane->gathered;
+  const size_t len = smaller(job->call.number[0], EB_MAX_MESSAGE_SIZE + 1);
+  eb_status status = eb_random(bridge(job), made, len);
+  for (size_t done = 0, some; status == EB_OK && done < len; done += some) {
+    some = smaller(len - done, EB_PART_BYTES);
+    uint8_t *room = eb_job_room(job, some);
+    if (room == NULL) break;
+    memcpy(room, made + done, some);
+    eb_job_send(job, some, false);
+  }
+  return status;
+}
+
+/* ---- handshake ------------------------------------------------------------------------------- */
+
+static void free_handshake(void *object) { eb_handshake_free(object); }
+static void free_session(void *object) { eb_session_free(object); }
+static void free_transfer(void *object) { eb_transfer_free(object); }
+static void free_source(void *object) { eb_source_free(object); }
+static void free_guard(void *object) { eb_guard_free(object); }
+static void free_sealing(void *object) { eb_sealing_free(object); }
+
+/* number: role, how many suites, the suites. */
+static eb_status call_handshake_new(eb_job *job) {
+  const uint64_t *number = job->call.number;
+  const eb_suite suites[] = {(eb_suite)number[2], (eb_suite)number[3]};
+  eb_handshake *made = NULL;
+  if (number[1] > sizeof suites / sizeof suites[0]) return EB_ERR_ARGUMENT;
+  eb_status status = eb_handshake_new(bridge(job), (eb_role)number[0], suites, (size_t)number[1], &made);
+  return status == EB_OK ? hand_out(job, EB_KIND_HANDSHAKE, made, free_handshake) : status;
+}
+
+static eb_status call_handshake_public_key(eb_job *job) {
+  size_t len = 0;
+  eb_status status = eb_handshake_public_key(job->object[0], (eb_suite)job->call.number[0], job->reply.small,
+                                            small_room(job, 1), &len);
+  return sized(job, status, len);
+}
+
+static eb_status call_handshake_absorb(eb_job *job) {
+  return eb_handshake_absorb(job->object[0], job->bulk, (size_t)job->call.bulk_len);
+}
+
+static eb_status call_handshake_select(eb_job *job) {
+  return eb_handshake_select(job->object[0], (eb_suite)job->call.number[0]);
+}
+
+static eb_status call_handshake_binding(eb_job *job) {
+  uint8_t out[EB_BINDING_SIZE];
+  eb_status status = eb_handshake_binding(job->object[0], (eb_role)job->call.number[0], out);
+  return status == EB_OK ? small(job, out, sizeof out) : status;
+}
+
+static eb_status call_handshake_derive(eb_job *job) {
+  return eb_handshake_derive(job->object[0], job->call.small, job->call.small_len);
+}
+
+static eb_status call_handshake_finished(eb_job *job) {
+  size_t len = 0;
+  eb_status status = eb_handshake_finished(job->object[0], job->reply.small, small_room(job, 0), &len);
+  return sized(job, status, len);
+}
+
+static eb_status call_handshake_check_finished(eb_job *job) {
+  return eb_handshake_check_finished(job->object[0], job->call.small, job->call.small_len);
+}
+
+static eb_status call_handshake_session(eb_job *job) {
+  eb_session *made = NULL;
+  eb_status status = eb_handshake_session(job->object[0], job->call.small, &made);
+  return status == EB_OK ? hand_out(job, EB_KIND_SESSION, made, free_session) : status;
+}
+
+/* ---- session ----------------------------------------------------------------------------------- */
+
+static eb_status call_session_close(eb_job *job) { return eb_session_close(job->object[0]); }
+
+static eb_status call_session_get_stats(eb_job *job) {
+  eb_session_stats stats;
+  eb_status status = eb_session_get_stats(job->object[0], &stats);
+  return status == EB_OK ? small(job, &stats, sizeof stats) : status;
+}
+
+static eb_status call_session_rekey(eb_job *job) { return eb_session_rekey(job->object[0]); }
+
+static eb_status call_session_mac(eb_job *job) {
+  size_t len = 0;
+  eb_status status = eb_session_mac(job->object[0], (eb_mac_purpose)job->call.number[0], job->bulk,
+                                   (size_t)job->call.bulk_len, job->reply.small, small_room(job, 1), &len);
+  return sized(job, status, len);
+}
+
+static eb_status call_session_check_mac(eb_job *job) {
+  return eb_session_check_mac(job->object[0], (eb_mac_purpose)job->call.number[0], job->bulk,
+                              (size_t)job->call.bulk_len, job->call.small, job->call.small_len);
+}
+
+/* ---- transfer ---------------------------------------------------------------------------------- */
+
+static eb_status call_transfer_new(eb_job *job) {
+  const uint64_t *number = job->call.number;
+  const eb_window window = {(uint32_t)number[0], number[1], number[2]};
+  eb_transfer *made = NULL;
+  eb_status status = eb_transfer_new(bridge(job), job->call.small, &window, &made);
+  return status == EB_OK ? hand_out(job, EB_KIND_TRANSFER, made, free_transfer) : status;
+}
+
+static eb_status call_transfer_set_target_fd(eb_job *job) {
+  return eb_transfer_set_target_fd(job->object[0], job->fds[0], job->call.number[0]);
+}
+
+static eb_status call_transfer_pages(eb_job *job) { return eb_transfer_pages(job->object[0], &job->reply.number); }
+
+static eb_status call_transfer_forget(eb_job *job) {
+  return eb_transfer_forget(job->object[0], job->call.number[0], job->call.number[1]);
+}
+
+static eb_status call_transfer_commit_mac(eb_job *job) {
+  size_t len = 0;
+  eb_status status = eb_transfer_commit_mac(job->object[0], job->object[1], job->reply.small, small_room(job, 0), &len);
+  return sized(job, status, len);
+}
+
+static eb_status call_transfer_check_commit_mac(eb_job *job) {
+  return eb_transfer_check_commit_mac(job->object[0], job->object[1], job->call.small, job->call.small_len);
+}
+
+/* ---- pages -------------------------------------------------------------------------------------- */
+
+static eb_status call_source_open(eb_job *job) {
+  eb_source *made = NULL;
+  eb_status status = eb_source_open(bridge(job), job->fds[0], job->call.number[0], job->call.number[1], &made);
+  return status == EB_OK ? hand_out(job, EB_KIND_SOURCE, made, free_source) : status;
+}
+
+/* What eb_pages_seal says of the whole before it seals anything: parts may not fail where all would have. */
+static eb_status sealable(eb_transfer *transfer, uint32_t region, uint64_t first_gpa, uint64_t len) {
+  const uint64_t pages = len / EB_PAGE_SIZE;
+  uint64_t index = 0;
+  eb_status status = EB_OK;
+  EB_ENSURE(len % EB_PAGE_SIZE == 0 && pages >= 1 && pages <= EB_REKEY_PAGES, EB_ERR_LENGTH);
+  EB_ENSURE(first_gpa % EB_PAGE_SIZE == 0, EB_ERR_UNALIGNED);
+  EB_ENSURE(first_gpa <= UINT64_MAX - len, EB_ERR_OUT_OF_RANGE);
+  if (transfer != NULL) {
+    EB_TRY(eb_transfer_locate(transfer, region, first_gpa, &index));
+    EB_ENSURE(pages <= transfer->window.pages - index, EB_ERR_OUT_OF_RANGE);
+  }
+done:
+  return status;
+}
+
+static void add(eb_result *sum, const eb_result *part) {
+  sum->pages += part->pages;
+  sum->nanoseconds += part->nanoseconds;
+  if (part->pages == 0) return;
+  sum->epoch = part->epoch;
+  sum->sequence = part->sequence;
+}
+
+/* How the pages of one part are sealed: `done` bytes were before it. */
+typedef eb_status (*seal_function)(eb_job *job, uint64_t done, size_t len, uint8_t *records, size_t room, size_t *made,
+                                   eb_result *result);
+
+static eb_status seal_sent(eb_job *job, uint64_t done, size_t len, uint8_t *records, size_t room, size_t *made,
+                           eb_result *result) {
+  return eb_pages_seal(job->object[0], job->object[1], (uint32_t)job->call.number[0], job->call.number[1] + done,
+                       job->part, len, records, room, made, result);
+}
+
+static eb_status seal_source(eb_job *job, uint64_t done, size_t len, uint8_t *records, size_t room, size_t *made,
+                             eb_result *result) {
+  const uint64_t *number = job->call.number;
+  return eb_pages_seal_from(job->object[0], job->object[1], (uint32_t)number[0], number[1] + done, job->object[2],
+                            number[2] + done, len, records, room, made, result);
+}
+
+static eb_status seal_guarded(eb_job *job, uint64_t done, size_t len, uint8_t *records, size_t room, size_t *made,
+                              eb_result *result) {
+  return eb_guard_seal(job->object[2], job->object[0], job->object[1], job->call.number[1] + done, len / EB_PAGE_SIZE,
+                       records, room, made, result);
+}
+
+static eb_status seal_part(eb_job *job, seal_function seal, uint64_t done, size_t len, bool final, eb_result *sum) {
+  const size_t room = len / EB_PAGE_SIZE * EB_RECORD_SIZE;
+  uint8_t *records = eb_job_room(job, room);
+  eb_result result = {.bad_index = UINT64_MAX};
+  size_t made = 0;
+  if (records == NULL) return EB_ERR_BRIDGE_DIED; /* nobody is there to read it */
+  eb_status status = seal(job, done, len, records, room, &made, &result);
+  sum->bad_index = result.bad_index;
+  if (status != EB_OK) return status;
+  add(sum, &result);
+  if (final) (void)small(job, sum, sizeof *sum);
+  eb_job_send(job, made, final);
+  return EB_OK;
+}
+
+/* All or nothing, as in one call. */
+static eb_status sealed(eb_job *job, eb_status status, const eb_result *sum) {
+  if (status != EB_OK) (void)small(job, sum, sizeof *sum);
+  if (status != EB_OK && sum->pages > 0 && job->object[1] != NULL)
+    (void)!eb_transfer_forget(job->object[1], job->call.number[1], sum->pages);
+  return status;
+}
+
+/* number: region, first gpa. Each part of pages is answered by its records. */
+static eb_status call_pages_seal(eb_job *job) {
+  const uint64_t total = job->call.bulk_len;
+  eb_result sum = {.bad_index = UINT64_MAX};
+  eb_status status = sealable(job->object[1], (uint32_t)job->call.number[0], job->call.number[1], total);
+  do {
+    if (status != EB_OK || job->part_len == 0) continue;
+    status = seal_part(job, seal_sent, job->taken - job->part_len, job->part_len, job->taken == total, &sum);
+  } while (status == EB_OK && eb_job_next(job));
+  return sealed(job, status, &sum);
+}
+
+/* What is here already is sealed in parts too: the caller takes one while the next is made. */
+static eb_status seal_all(eb_job *job, seal_function seal, uint64_t total, eb_result *sum) {
+  eb_status status = EB_OK;
+  for (uint64_t done = 0, part = EB_FIRST_PART; status == EB_OK && done < total; part *= 2) {
+    const size_t len = smaller(total - done, (part < EB_PART_PAGES ? part : EB_PART_PAGES) * EB_PAGE_SIZE);
+    status = seal_part(job, seal, done, len, done + len == total, sum);
+    done += len;
+  }
+  return status;
+}
+
+/* number: region, first gpa, offset in the source, length. */
+static eb_status call_pages_seal_from(eb_job *job) {
+  const uint64_t *number = job->call.number, total = number[3];
+  eb_result sum = {.bad_index = UINT64_MAX};
+  eb_status status = sealable(job->object[1], (uint32_t)number[0], number[1], total);
+  if (status == EB_OK) status = eb_source_check(job->object[2], number[2], total);
+  if (status == EB_OK) status = seal_all(job, seal_source, total, &sum);
+  return sealed(job, status, &sum);
+}
+
+/* number: the transfer's region (for the check alone), first gpa, pages. */
+static eb_status call_guard_seal(eb_job *job) {
+  const eb_transfer *transfer = job->object[1];
+  const uint64_t pages = job->call.number[2];
+  eb_result sum = {.bad_index = UINT64_MAX};
+  eb_status status = pages <= EB_REKEY_PAGES ? sealable(job->object[1], transfer->window.region, job->call.number[1],
+                                                        pages * EB_PAGE_SIZE)
+                                             : EB_ERR_LENGTH;
+  if (status == EB_OK) status = seal_all(job, seal_guarded, pages * EB_PAGE_SIZE, &sum);
+  return sealed(job, status, &sum);
+}
+
+/* The result of as many parts as took effect goes back whatever the status. */
+static eb_status call_pages_open(eb_job *job) {
+  eb_result sum = {.bad_index = UINT64_MAX};
+  eb_status status = EB_OK;
+  do {
+    eb_result result;
+    status = eb_pages_open(job->object[0], job->object[1], job->part, job->part_len, &result);
+    if (result.bad_index != UINT64_MAX) sum.bad_index = sum.pages + result.bad_index;
+    add(&sum, &result);
+  } while (status == EB_OK && eb_job_next(job));
+  (void)small(job, &sum, sizeof sum);
+  return status;
+}
+
+/* ---- sealing keys and guards ----------------------------------------------------------------------- */
+
+static eb_status call_sealing_open_file(eb_job *job) {
+  eb_sealing *made = NULL;
+  eb_status status = eb_sealing_open_file(bridge(job), job->fds[0], &made);
+  return status == EB_OK ? hand_out(job, EB_KIND_SEALING, made, free_sealing) : status;
+}
+
+static eb_status call_sealing_open_snp(eb_job *job) {
+  eb_snp_key_options options;
+  eb_snp_failure failure = {0};
+  eb_sealing *made = NULL;
+  memcpy(&options, job->call.small, sizeof options);
+  eb_status status = eb_sealing_open_snp(bridge(job), job->fds[0], &options, &failure, &made);
+  (void)small(job, &failure, sizeof failure);
+  return status == EB_OK ? hand_out(job, EB_KIND_SEALING, made, free_sealing) : status;
+}
+
+/* number: generation, pages, offset of the pages. The region's name is in the small data. */
+typedef struct {
+  char region[EB_MAX_REGION_NAME + 1];
+  eb_guard_scope scope;
+} scope_copy;
+
+static const eb_guard_scope *scope_of(const eb_job *job, scope_copy *copy) {
+  memset(copy->region, 0, sizeof copy->region);
+  memcpy(copy->region, job->call.small, job->call.small_len);
+  copy->scope = (eb_guard_scope){copy->region, job->call.number[0], job->call.number[1]};
+  return &copy->scope;
+}
+
+static eb_status call_guard_new(eb_job *job) {
+  eb_guard *made = NULL;
+  scope_copy copy;
+  eb_status status = eb_guard_new(bridge(job), job->object[0], scope_of(job, &copy), job->fds[0], job->call.number[2],
+                                  &made);
+  return status == EB_OK ? hand_out(job, EB_KIND_GUARD, made, free_guard) : status;
+}
+
+static eb_status call_guard_load(eb_job *job) {
+  eb_guard *made = NULL;
+  scope_copy copy;
+  eb_status status = eb_guard_load(bridge(job), job->object[0], scope_of(job, &copy), job->fds[0], job->call.number[2],
+                                   job->fds[1], &made);
+  return status == EB_OK ? hand_out(job, EB_KIND_GUARD, made, free_guard) : status;
+}
+
+static eb_status call_transfer_set_guard(eb_job *job) { return eb_transfer_set_guard(job->object[0], job->object[1]); }
+
+/* number: first page, pages, most ranges. The ranges are the reply's bulk data. */
+static eb_status call_guard_verify(eb_job *job) {
+  enum { MOST = EB_PART_BYTES / sizeof(eb_page_range) };
+  eb_page_range *bad = (eb_page_range *)(void *)job->lane->gathered;
+  const size_t cap = smaller(job->call.number[2], MOST);
+  eb_verify_result result;
+  eb_status status = eb_guard_verify(job->object[0], job->call.number[0], job->call.number[1], bad, cap, &result);
+  if (status != EB_OK) return status;
+  uint8_t *room = eb_job_room(job, result.ranges * sizeof *bad);
+  if (room == NULL) return EB_ERR_BRIDGE_DIED;
+  memcpy(room, bad, result.ranges * sizeof *bad);
+  (void)small(job, &result, sizeof result);
+  eb_job_send(job, result.ranges * sizeof *bad, true);
+  return EB_OK;
+}
+
+static eb_status call_guard_carry(eb_job *job) {
+  return eb_guard_carry(job->object[0], job->object[1], &job->reply.number);
+}
+
+static eb_status call_guard_save(eb_job *job) { return eb_guard_save(job->object[0], job->fds[0]); }
+
+static eb_status call_guard_journal(eb_job *job) {
+  return eb_guard_journal(job->object[0], job->fds[0], job->call.number[0]);
+}
+
+static eb_status call_guard_renew(eb_job *job) {
+  return eb_guard_renew(job->object[0], job->call.number[0], &job->reply.number);
+}
+
+const eb_row eb_rows[EB_OPS] = {
+#define X(name, first, second, third, least, most, bulk, descriptors)                                              \
+  [EB_OP_##name] = {call_##name, {EB_KIND_##first, EB_KIND_##second, EB_KIND_##third}, least, most, EB_BULK_##bulk, \
+                    descriptors},
+    EB_CALLS(X)
+#undef X
+};
