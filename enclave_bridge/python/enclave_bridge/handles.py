@@ -450,15 +450,9 @@ class Session(_Handle):
         Raises `BridgeStatusError` whose `result` says how many before it took effect.
         """
         owned = transfer._live()
-<<<<<<< HEAD
-        source = _read(records)
         raw = self._backend.ffi.new("eb_result *")
-        status = self._backend.lib.eb_pages_open(self._live(), owned[0], source, len(source), raw)
-=======
-        raw = ffi.new("eb_result *")
         with _read(records) as source:
-            status = lib.eb_pages_open(self._live(), owned[0], source, len(source), raw)
->>>>>>> ring
+            status = self._backend.lib.eb_pages_open(self._live(), owned[0], source, len(source), raw)
         result = OpenResult(raw.pages, _index(raw.bad_index), raw.nanoseconds, raw.epoch, raw.sequence)
         if status:
             raise BridgeStatusError(status, result)

@@ -406,7 +406,8 @@ def test_close_when_other_threads_are_in_calls_is_safe(pair: Pair) -> None:
     for thread in threads:
         thread.join()
     assert len(outcomes) == 3
-    assert set(outcomes) <= {"SESSION_CLOSED", "STATE"}
+    # A thread that slept between its two calls comes with numbers the replay window has left behind.
+    assert set(outcomes) <= {"SESSION_CLOSED", "STATE", "REPLAYED"}
 
 
 FORKED = """
