@@ -102,7 +102,7 @@ class Channel:
         timeout_s: float,
     ) -> SealResult:
         """Seal the pages of `plain` as one message. Nothing is sent unless all of it is."""
-        if getattr(session, "_backend", _native) is not _native:
+        if session._backend is not _native:
             records, result = session.seal(transfer, region=region, first_gpa=first_gpa, plain=plain)
             self.put(RECORDS_KIND, records, number=number, timeout_s=timeout_s)
             return result
@@ -141,7 +141,7 @@ class Channel:
 
     def open(self, session: Session, transfer: Transfer) -> OpenResult:
         """Open the records that are next into the transfer's target, as `Session.open` does. They are gone then."""
-        if getattr(session, "_backend", _native) is not _native:
+        if session._backend is not _native:
             message = self.next(0)
             return session.open(transfer, b"" if message is None else self.take(message.size))
         raw = ffi.new("eb_result *")
