@@ -224,6 +224,11 @@ class Server:
         """What the bridge was found to be when it was opened; the former one's while another is being started."""
         return self._keeper.info
 
+    @property
+    def bridges_replaced(self) -> int:
+        """How many bridges have died and been replaced since the start."""
+        return self._keeper.replaced
+
     def _bridge_changed(self, alive: bool) -> None:
         """A bridge that died took every key and every account with it: what depends on them ends here."""
         if alive:

@@ -1,7 +1,8 @@
 """Watches what a running server's own trust leans on: its certificates, its revocation list, the endorsement cache.
 
 Ages and remaining times go out as metrics; the operator is warned before the end; readiness says when no peer could
-believe this machine any more; new endorsements (`pagegate rotate`) make every session attest again.
+believe this machine any more; new endorsements (`pagegate rotate`), or a new revocation list, make every session attest
+again.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class Upkeep:
         self._evidence: Evidence | None = None
         self._leaf: bytes | None = None
         self._rows: frozenset[tuple[str, float]] = frozenset()
+        self._lists: dict[str, float] = {}
         self._told: frozenset[str] = frozenset()
         self._asked = threading.Event()
         self._stopped = threading.Event()
@@ -79,6 +81,7 @@ class Upkeep:
         """One look: metrics, own evidence (made anew when asked or when its endorsements changed), readiness."""
         status = endorsement_status(self._cache, datetime.now(UTC).timestamp())
         self._measure(status)
+        self._notice_new_lists(server, status)
         rows = self._own_rows(status)
         try:
             if anew or self._evidence is None or rows != self._rows:
@@ -163,15 +166,26 @@ class Upkeep:
             _log.info("nothing is left to warn of")
         self._told = frozenset(said)
 
+    def _notice_new_lists(self, server: Server, status: EndorsementStatus) -> None:
+        """Open sessions were judged by the list of their handshake: a newer one may name their peers."""
+        made = {f"{part.product} {part.key_kind}": part.made_at for part in status.parts if part.kind is PartKind.CRL}
+        renewed = sorted(name for name, at in made.items() if self._lists.get(name, at) != at)
+        self._lists = made
+        if renewed:
+            self._attest_again(server, f"a new revocation list of {', '.join(renewed)}", {"crl": ", ".join(renewed)})
+
     def _notice_rotation(self, server: Server, verdict: Verdict) -> None:
         leaf = leaf_of(verdict)
         former, self._leaf = self._leaf, leaf or self._leaf
         if leaf is None or former is None or leaf == former:
             return
-        closed = server.attest_again()
         tcb = str(verdict.claims.details.get("reported_tcb", "")) if verdict.claims is not None else ""
-        self._observer(ServerEvent("rotation", self._platform.name, {"tcb": tcb, "closed": closed}))
-        _log.warning("this machine has new endorsements; %d sessions must attest again", closed)
+        self._attest_again(server, "this machine has new endorsements", {"tcb": tcb})
+
+    def _attest_again(self, server: Server, why: str, details: Mapping[str, str]) -> None:
+        closed = server.attest_again()
+        self._observer(ServerEvent("rotation", self._platform.name, {**details, "closed": closed}))
+        _log.warning("%s; %d sessions must attest again", why, closed)
 
 
 def _stamp(path: Path | None) -> tuple[tuple[int, int], ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,23 @@ def test_look_when_nothing_changed_then_sessions_stay(upkeep, server: Server, cl
     client.attest()
     watch.look(server, anew=True)
     assert len(server.sessions) == 1
+
+
+def test_look_when_a_new_revocation_list_came_then_sessions_attest_again_under_it(
+    upkeep, server: Server, client: Client, cache: Cache, simulated_root: SimulatedRoot
+) -> None:
+    events: list[ServerEvent] = []
+    watch: Upkeep = upkeep(observer=events.append)
+    first = parse_crl(simulated_root.crl_der, KeyKind.VCEK)
+    cache.put(first, source="test", now=time.time())
+    watch.look(server)
+    client.attest()
+    watch.look(server)
+    assert len(server.sessions) == 1
+    cache.put(replace(first, made_at=first.made_at + timedelta(hours=1)), source="test", now=time.time())
+    watch.look(server)
+    assert len(server.sessions) == 0
+    assert [dict(event.details) for event in events] == [{"crl": "Milan vcek", "closed": 1}]
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

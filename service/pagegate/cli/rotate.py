@@ -104,7 +104,7 @@ def tls(new_certificate: Path, new_key: Path, tls_cert: Path, tls_key: Path, dry
     """Check NEW_CERTIFICATE and NEW_KEY as a pair and put them where a server reads them.
 
     They must belong together, hold now, and name a server. Each file is replaced by rename, so that no reader sees
-    half of one. Clients that pin the former certificate must be given the new one.
+    half of one; a running server loads them within a second, for new connections. Clients that pin the former certificate must be given the new one.
 
     \b
     Example: pagegate rotate tls new.pem new.key --tls-cert /etc/pagegate/tls.pem --tls-key /etc/pagegate/tls.key

@@ -24,6 +24,7 @@ class Gauges:
         self._simulated_allowed = simulated_allowed
         self._sessions = {True: 0, False: 0}
         self._peers: Counter[tuple[tuple[str, str], ...]] = Counter()
+        self._replaced = 0
 
     def publish(self) -> None:
         """Sets every gauge to what is true now."""
@@ -83,6 +84,10 @@ class Gauges:
             "pagegate.bridge.libcrypto": info.libcrypto,
         }
         self._telemetry.record("pagegate.bridge.info", 1, labels)
+        # From the start, also while it is 0: an increase can only be seen of what was there before.
+        replaced = self._server.bridges_replaced
+        self._telemetry.count("pagegate.bridge.replaced", replaced - self._replaced)
+        self._replaced = replaced
 
 
 def _peer(verdict: Verdict) -> tuple[tuple[str, str], ...]:

@@ -14,7 +14,8 @@ class ServerEvent:
     """One thing that happened. `details` never holds a secret or page data."""
 
     kind: str
-    """"start" (a region was opened), "policy", "shadow", "verdict", "grant", "refusal", "commit" or "read"."""
+    """"start" (a region was opened), "policy", "shadow", "verdict", "grant", "refusal", "commit",
+    "read" or "rotation" (new endorsements or a new revocation list: all attest again)."""
     subject: str
     """Policy identity of the peer, or its address before it has one; the region's name of a "start"."""
     details: Mapping[str, str | int | bool] = field(default_factory=dict)

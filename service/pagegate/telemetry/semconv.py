@@ -377,6 +377,12 @@ _METRICS: Final = (
         ),
     ),
     Metric(
+        "pagegate.bridge.replaced",
+        Instrument.COUNTER,
+        "{bridge}",
+        "Bridge processes that have died and been replaced since the start.",
+    ),
+    Metric(
         "pagegate.host.events",
         Instrument.COUNTER,
         "{event}",

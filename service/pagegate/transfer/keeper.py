@@ -49,6 +49,8 @@ class BridgeKeeper:
         self._changed = changed
         self.opened, self.info = self._open_first()
         """The bridge opened last, and what it was found to be."""
+        self.replaced = 0
+        """How many bridges have died and been replaced."""
         self._bridge: eb.Bridge | None = self.opened
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
@@ -124,6 +126,7 @@ class BridgeKeeper:
                 continue
             self._changed(True)
             self._bridge = self.opened
+            self.replaced += 1
             _log.warning("another bridge process serves; peers attest again")
             break
         return delay

@@ -21,6 +21,7 @@ from pagegate.connect import connect
 from pagegate.demo.run import CLIENT_WORKLOAD
 from pagegate.platforms.simulated import SimulatedRoot
 from pagegate.platforms.simulated.products import Tcb
+from support.certificates import self_signed
 
 RAISED = Tcb(5, 0, 25, 220)
 
@@ -104,3 +105,24 @@ def test_serve_when_hung_up_on_then_looks_at_its_own_evidence_at_once(
     wait_for(lambda: "must attest again" in server.log.read_text(), server.log)
     entries = AuditReader.open(str(site.directory / "state" / "audit.sqlite")).entries()
     assert json.loads(next(e for e in entries if e.kind == "rotation").body())["details"]["closed"] == 0
+
+
+def test_rotate_tls_when_a_server_runs_then_new_connections_see_the_new_certificate(
+    site, serving, pagegate, tmp_path: Path
+) -> None:
+    for name in ("tls", "new"):
+        certificate, key = self_signed()
+        (tmp_path / f"{name}.pem").write_bytes(certificate)
+        (tmp_path / f"{name}.key").write_bytes(key)
+    installed = [f"--tls-cert={tmp_path / 'tls.pem'}", f"--tls-key={tmp_path / 'tls.key'}"]
+    server = serving(*site.server_flags(), *installed)
+
+    def send() -> int:
+        pinned = f"--tls-server-cert={tmp_path / 'new.pem'}"
+        return pagegate("send", server.address, "book", "-", pinned, *site.client_flags, stdin=b"x").returncode
+
+    assert send() == 1
+    new = [str(tmp_path / "new.pem"), str(tmp_path / "new.key")]
+    assert pagegate("rotate", "tls", *new, *installed).returncode == 0
+    wait_for(lambda: "new connections get it" in server.log.read_text(), server.log)
+    assert send() == 0

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import threading
 import time
+from pathlib import Path
 
 import grpc
 import pytest
@@ -138,3 +142,22 @@ def test_health_port_when_asked_as_kubelet_does_answers_and_nothing_else(pod, se
         with pytest.raises(grpc.RpcError) as refused:
             list(attest(iter([b""]), timeout=20))
         assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def children_of(process: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parent = stat.read_text().rpartition(")")[2].split()[1]
+            found += [int(stat.parent.name)] if parent == str(process) else []
+    return found
+
+
+def test_pod_when_its_bridge_is_killed_counts_it_and_serves_on(pod, client_of):
+    running = pod(policy(STAYS))
+    running.wait_for_metric("pagegate_bridge_replaced_total 0.0")
+    (bridge,) = children_of(running.process.pid)
+    os.kill(bridge, signal.SIGKILL)
+    running.wait_for_metric("pagegate_bridge_replaced_total 1.0")
+    with client_of(running, STAYS) as client:
+        assert client.send("book", bytes(eb.PAGE_SIZE)).generation == 1

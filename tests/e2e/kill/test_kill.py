@@ -139,6 +139,34 @@ class Stage:
             except queue.Empty:
                 return
 
+    def bridge(self) -> int:
+        """The process that holds the server's keys; waits for one that is being replaced."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while time.monotonic() < deadline:
+            for child in _children(self.server.process.pid):
+                if child.name == "pagegate-bridge":
+                    return child.pid
+            time.sleep(0.02)
+        raise AssertionError("no bridge process came up")
+
+    def kill_server(self) -> None:
+        """And with it the bridge, which must not outlive it."""
+        bridge = self.bridge()
+        self.server.kill()
+        deadline = time.monotonic() + _PATIENCE_S
+        while Path(f"/proc/{bridge}").exists():
+            assert time.monotonic() < deadline, "the bridge outlived its server"
+            time.sleep(0.02)
+
+    def kill(self, victim: str) -> None:
+        """SIGKILL, no warning."""
+        if victim == "server":
+            self.kill_server()
+        elif victim == "bridge":
+            os.kill(self.bridge(), signal.SIGKILL)
+        else:
+            self.sender.kill()
+
     def wait_sending(self) -> None:
         """Until the sender begins another snapshot."""
         deadline = time.monotonic() + _PATIENCE_S
@@ -171,6 +199,25 @@ class Stage:
         self.server.end(signal.SIGTERM)
 
 
+@dataclass(frozen=True)
+class _Child:
+    pid: int
+    name: str
+
+
+def _children(parent: int) -> list[_Child]:
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = status.read_text()
+        except OSError:
+            continue
+        name, rest = text.partition("(")[2].rpartition(")")[0], text.rpartition(")")[2].split()
+        if int(rest[1]) == parent and rest[0] != "Z":
+            found.append(_Child(int(status.parent.name), name))
+    return found
+
+
 @contextmanager
 def reading(stage: Stage) -> Iterator[list[str]]:
     """A reader of the committed generation all the while; yields what it found wrong."""
@@ -201,7 +248,7 @@ def reading(stage: Stage) -> Iterator[list[str]]:
 @pytest.mark.timeout(600)
 def test_transfer_when_a_process_is_killed_at_random_points_then_nothing_acknowledged_is_lost(site, simulated_root):
     chance = random.Random(20261123)
-    victims = [name for name in ("server", "client") for _ in range(_KILLS // 2)]
+    victims = [("server", "bridge", "client")[number % 3] for number in range(_KILLS)]
     chance.shuffle(victims)
     stage = Stage(site, simulated_root)
     struck = 0
@@ -210,13 +257,13 @@ def test_transfer_when_a_process_is_killed_at_random_points_then_nothing_acknowl
             for victim in victims:
                 stage.wait_sending()
                 time.sleep(chance.uniform(0.0, 0.25))
-                (stage.server if victim == "server" else stage.sender).kill()
+                stage.kill(victim)
                 stage.drain()
                 stage.check()
                 if victim == "server":
                     stage.check_audit()
                     stage.server = stage.start_server()
-                else:
+                elif victim == "client":
                     stage.sender = stage.start_sender()
                 struck += 1
             stage.wait_sending()

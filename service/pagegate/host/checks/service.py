@@ -66,7 +66,7 @@ def file_io(context: Context) -> Outcome:
     except eb.BridgeStatusError as error:
         return failed(f"no bridge opens here: {error}", "see limit.memlock")
     if used == "io_uring":
-        return passed("io_uring")
+        return passed("io_uring (the isolated bridge reads by pread, whatever the kernel allows)")
     return warned(used, "see sysctl.io-uring; in a container its seccomp profile must allow io_uring_setup")
 
 
@@ -132,7 +132,14 @@ CHECKS = (
         "Linux Documentation/admin-guide/mm/transhuge.rst",
         huge_pages,
     ),
-    Check("bridge.file-io", "How the bridge reads files", Side.BOTH, "io_uring", "docs/benchmarks.md, Files", file_io),
+    Check(
+        "bridge.file-io",
+        "How a bridge in process reads files",
+        Side.BOTH,
+        "io_uring",
+        "docs/benchmarks.md, Files",
+        file_io,
+    ),
     Check("clock.sync", "Clock", Side.BOTH, "synchronised, within 5 s", "adjtimex(2)", clock),
     Check(
         "endorsements.cache",
