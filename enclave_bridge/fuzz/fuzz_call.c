@@ -37,7 +37,7 @@ static uint64_t put(caller *to, eb_kind kind, void *object) {
   return made;
 }
 
-enum { HELLO, CLIENT, SERVER, SENT, RECEIVED, SOURCE, HANDLES };
+enum { HELLO, CLIENT, SERVER, SENT, RECEIVED, SOURCE, GUARD, HANDLES };
 
 /* A handle of each kind: two sessions that have shaken hands among them. */
 static void fill(caller *to, uint64_t handles[HANDLES]) {
@@ -71,6 +71,13 @@ static void fill(caller *to, uint64_t handles[HANDLES]) {
   CHECK_OK(eb_transfer_set_target_fd(transfers[1], fd, 0));
   CHECK_OK(eb_source_open(bridge, fd, 0, 16 * EB_PAGE_SIZE, &source));
   close(fd);
+  eb_guard *guard = NULL;
+  const eb_guard_scope scope = {"fuzz", 1, 16};
+  const int guarded = memfd_create("fuzz", MFD_CLOEXEC);
+  CHECK(guarded >= 0 && ftruncate(guarded, 16 * EB_PAGE_SIZE) == 0);
+  CHECK_OK(eb_guard_new(bridge, NULL, &scope, guarded, 0, &guard));
+  close(guarded);
+  handles[GUARD] = put(to, EB_KIND_GUARD, guard);
   handles[HELLO] = put(to, EB_KIND_HANDSHAKE, ends[2]);
   handles[CLIENT] = put(to, EB_KIND_SESSION, sessions[0]);
   handles[SERVER] = put(to, EB_KIND_SESSION, sessions[1]);

@@ -227,8 +227,10 @@ eb_status eb_cross(eb_bridge *bridge, eb_crossing *crossing) {
   crossing->call.bulk_len = crossing->in_len;
 
   const bool descriptors = crossing->fd_count > 0;
-  if (descriptors) pthread_mutex_lock(&bridge->socket_lock);
-  if (descriptors) status = send_descriptors(bridge->socket, crossing);
+  if (descriptors) {
+    pthread_mutex_lock(&bridge->socket_lock);
+    status = send_descriptors(bridge->socket, crossing);
+  }
   if (status == EB_OK) {
     const uint32_t index = take_lane(bridge);
     exchange x = {&bridge->lanes[index], crossing, 0, EB_FIRST_PART};

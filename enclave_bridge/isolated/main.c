@@ -51,12 +51,12 @@ int main(void) {
     return EXIT_USAGE;
   }
   eb_server_violated = violated;
-  ready.status = eb_server_open(&server, &setup, SOCKET_FD);
+  ready.status = (int32_t)eb_server_open(&server, &setup, SOCKET_FD);
   if (ready.status == EB_OK) {
     ready.hardening |= eb_sandbox_separate();
     if (setup.memory_limit != 0 && eb_sandbox_limit_memory(setup.memory_limit) == 0)
       ready.hardening &= ~(uint32_t)EB_HARDENED_LIMITS;
-    ready.status = eb_server_start(&server);
+    ready.status = (int32_t)eb_server_start(&server);
   }
   if (ready.status == EB_OK) {
     ready.hardening |= eb_sandbox_seal();
@@ -71,6 +71,7 @@ int main(void) {
   close(server.area_fd);
   /* Serves until the other end goes: nothing is read here, so only the hang-up is reported. */
   struct pollfd gone = {.fd = SOCKET_FD};
-  while (poll(&gone, 1, -1) <= 0 || (gone.revents & (POLLHUP | POLLERR)) == 0) continue;
+  while (poll(&gone, 1, -1) <= 0 || (gone.revents & (POLLHUP | POLLERR)) == 0) {
+  }
   _exit(EXIT_SUCCESS);
 }

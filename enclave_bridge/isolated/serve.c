@@ -131,7 +131,7 @@ static bool serve_call(eb_lane *lane, const uint8_t *message, size_t len) {
   while (eb_job_next(&job)) continue; /* what a failed call left */
   for (uint32_t i = 0; i < EB_CALL_DESCRIPTORS; i++)
     if (job.fds[i] >= 0) close(job.fds[i]);
-  job.reply.status = status;
+  job.reply.status = (int32_t)status;
   if (!job.reply.final && eb_job_room(&job, 0) != NULL) eb_job_send(&job, 0, true);
   return !job.broken;
 }

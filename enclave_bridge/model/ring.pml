@@ -9,10 +9,11 @@
  *   NO_RECHECK  the sleeper does not look again once it has said that it sleeps
  *   NO_COMPARE  the futex sleeps whatever the flag says by then
  *   NO_SKIP     the room that the skipped slots take is not counted
+ *   LATE        a sleeper is woken only beyond the position that it asked for
  */
 #define SLOTS 4
 #ifndef MESSAGES
-#define MESSAGES 60
+#define MESSAGES 13 /* the last has one slot */
 #endif
 #define SKIPPED 255
 #define SIZE(i) (1 + ((i) % 3 != 0)) /* at most SLOTS / 2 */
@@ -21,6 +22,7 @@ byte slot[SLOTS]
 byte head, tail /* published and consumed slots, ever: they are not reset, as in ring.c */
 bit producer_sleeps, consumer_sleeps /* the flags, which are the futexes */
 bit producer_naps, consumer_naps /* asleep in the kernel */
+byte producer_wake_at, consumer_wake_at /* the other's position from which to wake */
 
 #ifdef NO_FENCE
 byte head_buffer, tail_buffer
@@ -49,44 +51,58 @@ end:
 #define STILL(flag) flag
 #endif
 
-/* wait_until_ready, without the spinning: a spin is only more looks */
-#define WAIT(condition, flag, nap)                        \
-  do                                                      \
-  :: condition -> break                                   \
-  :: else ->                                              \
-    flag = 1;                                             \
-    if                                                    \
-    :: LOOK_AGAIN(condition) -> skip                      \
-    :: else ->                                            \
-      atomic { if :: STILL(flag) -> nap = 1 :: else fi }; \
-      nap == 0                                            \
-    fi;                                                   \
-    flag = 0                                              \
-  od
+#ifdef LATE
+#define REACHED(position, at) ((position) > (at))
+#else
+#define REACHED(position, at) ((position) >= (at))
+#endif
+
+/* wait_until_ready, without the spinning: a spin is only more looks. Once asleep, an end waits for `worth`. */
+#define WAIT(condition, worth, at, flag, nap, wake_at)      \
+  if                                                        \
+  :: condition -> skip                                      \
+  :: else ->                                                \
+    wake_at = at;                                           \
+    do                                                      \
+    :: worth -> break                                       \
+    :: else ->                                              \
+      flag = 1;                                             \
+      if                                                    \
+      :: LOOK_AGAIN(worth) -> skip                          \
+      :: else ->                                            \
+        atomic { if :: STILL(flag) -> nap = 1 :: else fi }; \
+        nap == 0                                            \
+      fi                                                    \
+    od;                                                     \
+    flag = 0                                                \
+  fi
 
 /* wake_if_sleeping */
-#define WAKE(flag, nap) if :: flag -> flag = 0; nap = 0 :: else fi
+#define WAKE(position, flag, nap, wake_at) \
+  if :: flag -> if :: REACHED(position, wake_at) -> flag = 0; nap = 0 :: else fi :: else fi
 
 active proctype producer() {
-  byte own, number, gap, need, at
+  byte own, number, gap, need, want, at
   do
   :: number < MESSAGES ->
     d_step {
       gap = (SIZE(number) > SLOTS - own % SLOTS -> SLOTS - own % SLOTS : 0);
 #ifdef NO_SKIP
-      need = SIZE(number)
+      need = SIZE(number);
 #else
-      need = gap + SIZE(number)
+      need = gap + SIZE(number);
 #endif
+      want = (need < SLOTS / 2 -> SLOTS / 2 : need)
     }
-    WAIT(SLOTS - (own - tail) >= need, producer_sleeps, producer_naps);
+    WAIT(SLOTS - (own - tail) >= need, SLOTS - (own - tail) >= want, own + want - SLOTS, producer_sleeps, producer_naps,
+         producer_wake_at);
     if :: gap > 0 -> slot[own % SLOTS] = SKIPPED :: else fi;
     at = own + gap;
     slot[at % SLOTS] = number;
     if :: SIZE(number) == 2 -> slot[(at + 1) % SLOTS] = number :: else fi;
     own = at + SIZE(number);
     STORE(head, own);
-    WAKE(consumer_sleeps, consumer_naps);
+    WAKE(own, consumer_sleeps, consumer_naps, consumer_wake_at);
     number++
   :: else -> break
   od
@@ -96,7 +112,7 @@ active proctype consumer() {
   byte own, number, at
   do
   :: number < MESSAGES ->
-    WAIT(head != own, consumer_sleeps, consumer_naps);
+    WAIT(head != own, head != own, own + 1, consumer_sleeps, consumer_naps, consumer_wake_at);
     assert(head - own <= SLOTS);
     at = own;
     if
@@ -109,7 +125,7 @@ active proctype consumer() {
     assert(SIZE(number) == 1 || (at % SLOTS != SLOTS - 1 && slot[(at + 1) % SLOTS] == number));
     own = at + SIZE(number);
     STORE(tail, own);
-    WAKE(producer_sleeps, producer_naps);
+    WAKE(own, producer_sleeps, producer_naps, producer_wake_at);
     number++
   :: else -> break
   od

@@ -38,7 +38,7 @@ size_t eb_channel_max_message(size_t capacity) {
 /* ---- set-up ------------------------------------------------------------------------------- */
 
 static void *map(int fd, size_t bytes) {
-  void *mapping = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+  void *mapping = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   return mapping == MAP_FAILED ? NULL : mapping;
 }
 

@@ -24,6 +24,7 @@ typedef struct {
   _Alignas(APART) _Atomic uint64_t position;
   _Alignas(APART) _Atomic uint32_t sleeping; /* the futex */
   _Atomic uint32_t closed; // cppcheck-suppress unusedStructMember
+  _Atomic uint64_t wake_at; /* the position of the other end from which waking is worth it */
 } side;
 
 struct eb_ring_control {
@@ -176,9 +177,17 @@ static void wake(_Atomic uint32_t *word) {
 
 /* The store of a position, or of closed, comes before this load, and the sleeper's store of
  * `sleeping` before its last look at them: all four are sequentially consistent, so at least one of
- * the two sees the other's store. If the flag is taken back in between, the futex does not sleep. */
-static void wake_if_sleeping(side *peer) {
-  if (atomic_load(&peer->sleeping) != 0) wake(&peer->sleeping);
+ * the two sees the other's store. If the flag is taken back in between, the futex does not sleep.
+ * wake_at is stored before `sleeping`, so it is seen with it; a lie about it delays only the liar. */
+static void wake_if_sleeping(side *peer, uint64_t position) {
+  if (atomic_load(&peer->sleeping) != 0 && (int64_t)(position - atomic_load(&peer->wake_at)) >= 0)
+    wake(&peer->sleeping);
+}
+
+/* A producer that has gone to sleep on a full ring is woken when half of it is free: woken for each message it
+ * would take turns with the consumer, and each turn may wait for a core. */
+static uint64_t worth_waking(const eb_ring *ring, uint64_t need) {
+  return ring->end == EB_RING_PRODUCER && need < ring->capacity / 2 ? ring->capacity / 2 : need;
 }
 
 static eb_status spin(eb_ring *ring, uint64_t need, uint64_t until_ns) {
@@ -192,19 +201,21 @@ static eb_status spin(eb_ring *ring, uint64_t need, uint64_t until_ns) {
 }
 
 static eb_status sleep_on(eb_ring *ring, uint64_t need, uint64_t deadline_ns) {
-  _Atomic uint32_t *sleeping = &own_side(ring)->sleeping;
+  side *me = own_side(ring);
+  const uint64_t want = worth_waking(ring, need);
   eb_status status = EB_ERR_RING_TIMEOUT;
+  atomic_store(&me->wake_at, ring->end == EB_RING_PRODUCER ? ring->own - (ring->capacity - want) : ring->own + want);
   for (uint64_t now = eb_ring_now(); status == EB_ERR_RING_TIMEOUT && now < deadline_ns; now = eb_ring_now()) {
     const uint64_t rest = deadline_ns - now;
-    atomic_store(sleeping, 1);
-    status = ready(ring, need);
+    atomic_store(&me->sleeping, 1);
+    status = ready(ring, want);
     if (status == EB_ERR_RING_TIMEOUT) {
-      nap(sleeping, now + (rest < ring->nap_ns ? rest : ring->nap_ns));
-      status = ready(ring, need);
+      nap(&me->sleeping, now + (rest < ring->nap_ns ? rest : ring->nap_ns));
+      status = ready(ring, want);
     }
   }
-  atomic_store(sleeping, 0);
-  return status;
+  atomic_store(&me->sleeping, 0);
+  return status == EB_ERR_RING_TIMEOUT ? ready(ring, need) : status;
 }
 
 /* A spin that was worth it makes the next as long as may be, another halves it. Every so many waits the
@@ -267,7 +278,7 @@ eb_status eb_ring_publish(eb_ring *ring, size_t len) {
   ring->own += ring->skip + slots(len);
   ring->held = false;
   atomic_store(&ring->shared->producer.position, ring->own);
-  wake_if_sleeping(&ring->shared->consumer);
+  wake_if_sleeping(&ring->shared->consumer, ring->own);
 done:
   return status;
 }
@@ -314,7 +325,7 @@ void eb_ring_consume(eb_ring *ring) {
   ring->own += ring->skip + slots(ring->current);
   ring->held = false;
   atomic_store(&ring->shared->consumer.position, ring->own);
-  wake_if_sleeping(&ring->shared->producer);
+  wake_if_sleeping(&ring->shared->producer, ring->own);
 }
 
 /* ---- end --------------------------------------------------------------------------------------- */
@@ -325,5 +336,5 @@ void eb_ring_close(eb_ring *ring) {
   if (atomic_load(&ring->shared->life) != ring->life) return; /* it is others' by now */
   atomic_store(&own_side(ring)->closed, 1);
   wake(&own_side(ring)->sleeping); /* another thread of this end */
-  wake_if_sleeping(peer_side(ring));
+  wake(&peer_side(ring)->sleeping);
 }

@@ -500,6 +500,52 @@ static void *put_every_millisecond(void *argument) {
   return NULL;
 }
 
+static void *reserve_room(void *argument) {
+  uint8_t *room = NULL;
+  CHECK_OK(eb_ring_reserve(argument, 100, LATE, &room));
+  return NULL;
+}
+
+static bool asleep(const rings *open, size_t at) {
+  return __atomic_load_n((uint32_t *)(void *)(open->memory + at), __ATOMIC_SEQ_CST) != 0;
+}
+
+static void test_producer_when_asleep_on_a_full_ring_is_woken_when_half_is_free(void) {
+  rings open = open_rings(CAPACITY);
+  const uint8_t *message = NULL;
+  pthread_t thread;
+  size_t len = 0, freed = 0;
+  open.producer.spin_limit_ns = 0;
+  open.producer.nap_ns = UINT64_C(60000000000);
+  fill(&open, 100);
+  CHECK(pthread_create(&thread, NULL, reserve_room, &open.producer) == 0);
+  while (!asleep(&open, PRODUCER_SLEEPING)) sched_yield();
+  while (freed + 128 < CAPACITY / 2) {
+    CHECK_OK(eb_ring_peek(&open.consumer, 0, &message, &len));
+    eb_ring_consume(&open.consumer);
+    freed += 128;
+    CHECK(asleep(&open, PRODUCER_SLEEPING));
+  }
+  CHECK_OK(eb_ring_peek(&open.consumer, 0, &message, &len));
+  eb_ring_consume(&open.consumer);
+  CHECK(pthread_join(thread, NULL) == 0);
+  close_rings(&open);
+}
+
+static void test_producer_when_its_time_is_up_takes_what_room_there_is(void) {
+  rings open = open_rings(CAPACITY);
+  const uint8_t *message = NULL;
+  uint8_t *room = NULL;
+  size_t len = 0;
+  open.producer.spin_limit_ns = 0;
+  fill(&open, 100);
+  CHECK_STATUS(EB_ERR_RING_TIMEOUT, eb_ring_reserve(&open.producer, 100, SOON, &room));
+  CHECK_OK(eb_ring_peek(&open.consumer, 0, &message, &len));
+  eb_ring_consume(&open.consumer);
+  CHECK_OK(eb_ring_reserve(&open.producer, 100, SOON, &room));
+  close_rings(&open);
+}
+
 static void test_spin_when_waits_are_long_gets_shorter_and_recovers(void) {
   rings open = open_rings(CAPACITY);
   const uint8_t *message = NULL;
@@ -547,6 +593,8 @@ int main(void) {
   RUN(test_close_by_the_peer_wakes_a_sleeper);
   RUN(test_close_by_another_thread_wakes_a_sleeper);
   RUN(test_message_when_the_consumer_sleeps_wakes_it);
+  RUN(test_producer_when_asleep_on_a_full_ring_is_woken_when_half_is_free);
+  RUN(test_producer_when_its_time_is_up_takes_what_room_there_is);
   RUN(test_spin_when_waits_are_long_gets_shorter_and_recovers);
   return 0;
 }

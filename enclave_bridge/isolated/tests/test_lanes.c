@@ -1,7 +1,9 @@
 /* Caller and bridge in one process, over real lanes, with several threads at both ends. */
+#include <errno.h>
 #include <pthread.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "check.h"
@@ -159,6 +161,89 @@ static void test_source_when_sealed_from_is_what_arrives(void) {
   close(fd);
   free(plain);
   free(target);
+  free(records);
+  loop_close(&both);
+}
+
+static void test_guard_when_saved_and_loaded_across_the_border_verifies(void) {
+  enum { PAGES = 40 };
+  const eb_guard_scope scope = {"book", 1, PAGES};
+  loop both;
+  eb_sealing *sealing = NULL;
+  eb_guard *guard = NULL, *again = NULL, *copy = NULL;
+  eb_page_range bad[4];
+  eb_verify_result found;
+  eb_result result;
+  uint64_t page = 0;
+  size_t len = 0;
+  loop_open(&both, 2);
+  loop_shake_hands(&both);
+  const int key = memfd_create("key", MFD_CLOEXEC), table = memfd_create("table", MFD_CLOEXEC);
+  const int memory = memfd_create("memory", MFD_CLOEXEC), other = memfd_create("other", MFD_CLOEXEC);
+  CHECK(fchmod(key, 0600) == 0 && ftruncate(memory, PAGES * EB_PAGE_SIZE) == 0);
+  CHECK(ftruncate(other, PAGES * EB_PAGE_SIZE) == 0);
+  CHECK_STATUS(EB_ERR_ARGUMENT, eb_sealing_open_file(NULL, key, &sealing));
+  CHECK_STATUS(EB_ERR_SEALING, eb_sealing_open_file(both.bridge, -1, &sealing));
+  CHECK_OK(eb_sealing_open_file(both.bridge, key, &sealing));
+  CHECK_STATUS(EB_ERR_ARGUMENT, eb_guard_new(both.bridge, sealing, &(const eb_guard_scope){"", 1, PAGES}, memory, 0, &guard));
+  CHECK_STATUS(EB_ERR_ARGUMENT, eb_guard_new(both.bridge, sealing, NULL, memory, 0, &guard));
+  CHECK_STATUS(EB_ERR_TARGET, eb_guard_new(both.bridge, sealing, &scope, -1, 0, &guard));
+  CHECK_STATUS(EB_ERR_ARGUMENT, eb_guard_load(both.bridge, NULL, &scope, memory, 0, table, &guard));
+  CHECK_OK(eb_guard_new(both.bridge, sealing, &scope, memory, 0, &guard));
+
+  eb_transfer *received = account(&both, PAGES), *sent = account(&both, PAGES);
+  uint8_t *plain = filled(PAGES * EB_PAGE_SIZE, 5), *records = malloc(PAGES * EB_RECORD_SIZE);
+  CHECK(records != NULL);
+  CHECK_STATUS(EB_ERR_ARGUMENT, eb_transfer_set_guard(received, NULL));
+  CHECK_OK(eb_transfer_set_guard(received, guard));
+  CHECK_OK(eb_pages_seal(both.client, NULL, REGION, BASE_GPA, plain, PAGES * EB_PAGE_SIZE, records,
+                         PAGES * EB_RECORD_SIZE, &len, NULL));
+  CHECK_OK(eb_pages_open(both.peer, received, records, len, &result));
+  CHECK_OK(eb_guard_verify(guard, 0, PAGES, bad, 4, &found));
+  CHECK(found.pages == PAGES && found.bad_pages == 0 && found.ranges == 0);
+  CHECK_STATUS(EB_ERR_ARGUMENT, eb_guard_verify(guard, 0, PAGES, NULL, 4, &found));
+  CHECK_STATUS(EB_ERR_TARGET_IO, eb_guard_save(guard, -1));
+  CHECK_OK(eb_guard_save(guard, table));
+  CHECK_OK(eb_guard_load(both.bridge, sealing, &scope, memory, 0, table, &again));
+  CHECK_OK(eb_guard_renew(again, 1, &page));
+  CHECK_OK(eb_guard_save(again, table));
+  CHECK_STATUS(EB_ERR_TARGET_IO, eb_guard_journal(again, -1, 2));
+  CHECK_OK(eb_guard_journal(again, table, 2));
+  CHECK_OK(eb_guard_new(both.bridge, NULL, &scope, other, 0, &copy));
+  CHECK_STATUS(EB_ERR_ARGUMENT, eb_guard_carry(copy, NULL, &page));
+  CHECK_OK(eb_guard_carry(copy, guard, &page));
+  CHECK_STATUS(EB_ERR_ARGUMENT, eb_guard_seal(copy, both.client, NULL, BASE_GPA, PAGES, records, len, &len, &result));
+  CHECK_STATUS(EB_ERR_ARGUMENT, eb_guard_seal(copy, both.client, sent, BASE_GPA, PAGES, records, len, &len, NULL));
+  CHECK_STATUS(EB_ERR_LENGTH, eb_guard_seal(copy, both.client, sent, BASE_GPA, 0, records, len, &len, &result));
+  CHECK_OK(eb_guard_seal(copy, both.client, sent, BASE_GPA, PAGES, records, PAGES * EB_RECORD_SIZE, &len, &result));
+  CHECK(result.pages == PAGES);
+
+  CHECK(pwrite(other, "x", 1, 30 * EB_PAGE_SIZE) == 1); /* the host */
+  CHECK_OK(eb_guard_verify(copy, 0, PAGES, bad, 4, &found));
+  CHECK(found.bad_pages == 1 && found.ranges == 1 && bad[0].first == 30 && bad[0].pages == 1);
+  CHECK_STATUS(EB_ERR_TAMPERED,
+               eb_guard_seal(copy, both.client, sent, BASE_GPA, PAGES, records, PAGES * EB_RECORD_SIZE, &len, &result));
+  CHECK(result.bad_index == 30);
+  for (size_t i = 0; i < PAGES * EB_RECORD_SIZE; i += EB_RECORD_SIZE) CHECK(i / EB_RECORD_SIZE >= 28 || records[i] == 0);
+  CHECK_STATUS(EB_ERR_TAMPERED, eb_guard_carry(guard, copy, &page));
+  CHECK(page == 30);
+
+  const eb_snp_key_options options = {.guest_fields = EB_SNP_FIELD_MEASUREMENT};
+  eb_snp_failure failure;
+  eb_sealing *none = NULL;
+  CHECK_STATUS(EB_ERR_SEALING, eb_sealing_open_snp(both.bridge, key, &options, &failure, &none)); /* no such device */
+  CHECK(failure.system_error == ENOTTY);
+  CHECK_STATUS(EB_ERR_SEALING, eb_sealing_open_snp(both.bridge, -1, &options, &failure, &none));
+  CHECK_STATUS(EB_ERR_ARGUMENT, eb_sealing_open_snp(both.bridge, key, NULL, &failure, &none));
+  eb_guard *guards[] = {guard, again, copy, NULL};
+  for (size_t i = 0; i < 4; i++) eb_guard_free(guards[i]);
+  eb_sealing_free(sealing);
+  eb_sealing_free(NULL);
+  eb_transfer_free(sent);
+  eb_transfer_free(received);
+  const int fds[] = {key, table, memory, other};
+  for (size_t i = 0; i < 4; i++) close(fds[i]);
+  free(plain);
   free(records);
   loop_close(&both);
 }
@@ -356,6 +441,7 @@ static void test_client_when_the_lanes_memory_is_not_what_was_agreed_refuses(voi
 int main(void) {
   RUN(test_pages_when_they_cross_both_ways_arrive);
   RUN(test_source_when_sealed_from_is_what_arrives);
+  RUN(test_guard_when_saved_and_loaded_across_the_border_verifies);
   RUN(test_lanes_when_fewer_than_the_callers_serve_all);
   RUN(test_callers_when_the_bridge_ends_all_hear_of_it);
   RUN(test_arguments_when_null_or_out_of_bounds_are_refused_as_in_process);

@@ -102,15 +102,14 @@ class Channel:
         timeout_s: float,
     ) -> SealResult:
         """Seal the pages of `plain` as one message. Nothing is sent unless all of it is."""
-        if getattr(session, "_backend", _native) is not _native:
+        if session._backend is not _native:
             records, result = session.seal(transfer, region=region, first_gpa=first_gpa, plain=plain)
             self.put(RECORDS_KIND, records, number=number, timeout_s=timeout_s)
             return result
-        source = ffi.from_buffer("uint8_t[]", plain)
         owned = None if transfer is None else transfer._live()
         raw = ffi.new("eb_result *")
-        check(
-            lib.eb_channel_seal(
+        with _borrowed(plain) as source:
+            status = lib.eb_channel_seal(
                 self._channel,
                 session._live(),
                 ffi.NULL if owned is None else owned[0],
@@ -122,13 +121,14 @@ class Channel:
                 _deadline(timeout_s),
                 raw,
             )
-        )
+        check(status)
         return SealResult(raw.pages, None, raw.nanoseconds, raw.epoch, raw.sequence)
 
     def put(self, kind: int, message: ReadableBuffer, *, number: int = 0, timeout_s: float) -> None:
         """Send a message of the caller's, or records that were sealed before."""
-        view = ffi.from_buffer("uint8_t[]", message)
-        check(lib.eb_channel_put(self._channel, kind, number, view, len(view), _deadline(timeout_s)))
+        with _borrowed(message) as view:
+            status = lib.eb_channel_put(self._channel, kind, number, view, len(view), _deadline(timeout_s))
+        check(status)
 
     def next(self, timeout_s: float) -> ChannelMessage | None:
         """The next message, which stays until it is opened or taken; None when none came in time."""
@@ -141,7 +141,7 @@ class Channel:
 
     def open(self, session: Session, transfer: Transfer) -> OpenResult:
         """Open the records that are next into the transfer's target, as `Session.open` does. They are gone then."""
-        if getattr(session, "_backend", _native) is not _native:
+        if session._backend is not _native:
             message = self.next(0)
             return session.open(transfer, b"" if message is None else self.take(message.size))
         raw = ffi.new("eb_result *")
@@ -174,6 +174,12 @@ class Channel:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _borrowed(data: ReadableBuffer) -> Any:
+    """The C view of a buffer, given back at the end of a `with`. Left to an exception's traceback and the garbage
+    collector it could crash the interpreter: before 3.13 a memoryview in a cycle is cleared although it is exported."""
+    return ffi.from_buffer("uint8_t[]", data)
 
 
 def _deadline(timeout_s: float) -> int:

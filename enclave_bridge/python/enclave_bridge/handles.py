@@ -70,6 +70,9 @@ def _unsigned(value: int, limit: int) -> int:
 
 
 def _read(data: ReadableBuffer) -> Any:
+    """The C view of a buffer. Given back by a `with` where a call may fail on a caller's memoryview: left to the
+    traceback and the garbage collector it can crash the interpreter, which before 3.13 clears a memoryview in a cycle
+    although it is exported."""
     return ffi.from_buffer("uint8_t[]", data)
 
 
@@ -383,19 +386,19 @@ class Session(_Handle):
         if out is not None:
             result = self.seal_into(transfer, region=region, first_gpa=first_gpa, plain=plain, out=out)
             return bytes(memoryview(out).cast("B")), result
-        source = _read(plain)
-        records = _room_for(len(source))
-        return records, self._seal(transfer, region, first_gpa, source, _read(records))
+        with _read(plain) as source:
+            records = _room_for(len(source))
+            return records, self._seal(transfer, region, first_gpa, source, _read(records))
 
     def seal_into(
         self, transfer: Transfer | None, *, region: int, first_gpa: int, plain: ReadableBuffer, out: WriteableBuffer
     ) -> SealResult:
         """Seal into `out`, whose size is that of the records (4160 bytes a page)."""
-        source, target = _read(plain), _write(out)
-        size = len(target)
-        if size != len(source) // PAGE_SIZE * RECORD_SIZE:
-            raise _error("EB_ERR_BUFFER" if size < len(source) // PAGE_SIZE * RECORD_SIZE else "EB_ERR_LENGTH")
-        return self._seal(transfer, region, first_gpa, source, target)
+        with _read(plain) as source, _write(out) as target:
+            size = len(target)
+            if size != len(source) // PAGE_SIZE * RECORD_SIZE:
+                raise _error("EB_ERR_BUFFER" if size < len(source) // PAGE_SIZE * RECORD_SIZE else "EB_ERR_LENGTH")
+            return self._seal(transfer, region, first_gpa, source, target)
 
     def seal_from(
         self, transfer: Transfer | None, *, region: int, first_gpa: int, source: Source, offset: int, length: int
@@ -447,9 +450,9 @@ class Session(_Handle):
         Raises `BridgeStatusError` whose `result` says how many before it took effect.
         """
         owned = transfer._live()
-        source = _read(records)
         raw = self._backend.ffi.new("eb_result *")
-        status = self._backend.lib.eb_pages_open(self._live(), owned[0], source, len(source), raw)
+        with _read(records) as source:
+            status = self._backend.lib.eb_pages_open(self._live(), owned[0], source, len(source), raw)
         result = OpenResult(raw.pages, _index(raw.bad_index), raw.nanoseconds, raw.epoch, raw.sequence)
         if status:
             raise BridgeStatusError(status, result)

@@ -391,7 +391,7 @@ static void test_calls_when_made_by_a_forked_child_fail(void) {
 static void test_calls_when_the_enclave_is_gone_say_so(void) {
   scene s = open_scene();
   CHECK(sgx_destroy_enclave(EID) == SGX_SUCCESS);
-  CHECK_STATUS(EB_ERR_UNAVAILABLE, eb_session_rekey(s.client));
+  CHECK_STATUS(EB_ERR_BRIDGE_DIED, eb_session_rekey(s.client));
   close_scene(&s);
 }
 

@@ -56,7 +56,7 @@ static eb_status outcome(sgx_status_t entered, int returned) {
     case SGX_ERROR_INVALID_PARAMETER: return EB_ERR_ARGUMENT;
     case SGX_ERROR_OUT_OF_MEMORY: return EB_ERR_MEMORY;
     case SGX_ERROR_OUT_OF_TCS: return EB_ERR_LIMIT;
-    default: return EB_ERR_UNAVAILABLE; /* lost by a power transition, or crashed */
+    default: return EB_ERR_BRIDGE_DIED; /* lost by a power transition, or crashed */
   }
 }
 
@@ -87,7 +87,7 @@ eb_status eb_bridge_open(const eb_bridge_options *options, eb_bridge **bridge) {
   made = calloc(1, sizeof *made);
   EB_ENSURE(made != NULL, EB_ERR_MEMORY);
   EB_ENSURE(sgx_create_enclave(EB_SGX_ENCLAVE, SGX_DEBUG_FLAG, NULL, NULL, &made->enclave, NULL) == SGX_SUCCESS,
-            EB_ERR_UNAVAILABLE);
+            EB_ERR_BRIDGE_DIED);
   atomic_init(&made->references, 1);
   made->opener = getpid();
   const sgx_status_t entered = ecall_bridge_open(made->enclave, &returned, options->max_sessions,

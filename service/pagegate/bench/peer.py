@@ -91,7 +91,7 @@ def main() -> None:
     tls = ServerTls(*certificate(directory))
     secured = baseline.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(tls.key, tls.certificate)]))
     baseline.start()
-    options = ServerOptions(listen="127.0.0.1:0")
+    options = ServerOptions(listen="127.0.0.1:0", ring_socket=directory / "ring")
     with Server(
         platform=platform(directory, SERVER),
         appraiser=appraiser(directory),

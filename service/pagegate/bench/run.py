@@ -118,15 +118,10 @@ def run(directory: Path, rounds: int, mebibytes: int, say: Say) -> Results:
     say("making the SIMULATED platform's root")
     appraiser(directory)
     with _peer(directory, pages) as peer:
-        with Client(
-            peer["pagegate"],
-            platform=platform(directory, CLIENT),
-            appraiser=appraiser(directory),
-            regions={"book": "write"},
-        ) as client:
+        with _client(peer, directory) as client, _client(peer, directory, through_ring=True) as on_host:
             series: dict[str, list[float]] = {}
             say(f"{rounds} interleaved rounds of streaming {mebibytes} MiB")
-            _stream_rounds(series, client, peer, directory, data, rounds)
+            _stream_rounds(series, client, on_host, peer, directory, data, rounds)
             say("single pages")
             _unary_rounds(series, client, peer, rounds)
             say("handshakes")
@@ -144,6 +139,16 @@ def run(directory: Path, rounds: int, mebibytes: int, say: Say) -> Results:
     named["ring_to_server"] = Series("Gbps", through.gbps(BATCH, reverse=False))
     named["ring_to_client"] = Series("Gbps", through.gbps(BATCH, reverse=True))
     return Results(about, named, _targets(named))
+
+
+def _client(peer: Mapping[str, str], directory: Path, *, through_ring: bool = False) -> Client:
+    return Client(
+        peer["pagegate"],
+        platform=platform(directory, CLIENT),
+        appraiser=appraiser(directory),
+        regions={"book": "write"},
+        ring=through_ring,
+    )
 
 
 def _unit(name: str) -> str:
@@ -200,7 +205,13 @@ def _peer(directory: Path, pages: int) -> Iterator[dict[str, str]]:
 
 
 def _stream_rounds(
-    series: dict[str, list[float]], client: Client, peer: Mapping[str, str], directory: Path, data: bytes, rounds: int
+    series: dict[str, list[float]],
+    client: Client,
+    on_host: Client,
+    peer: Mapping[str, str],
+    directory: Path,
+    data: bytes,
+    rounds: int,
 ) -> None:
     root = (directory / "tls.pem").read_bytes()
     plain = grpc.insecure_channel(peer["plain"], options=CHANNEL_OPTIONS)
@@ -209,9 +220,12 @@ def _stream_rounds(
         "stream_sealed": lambda: client.send("book", data),
         "stream_unsealed": lambda: _baseline_stream(plain, data),
         "stream_tls": lambda: _baseline_stream(secured, data),
+        "stream_ring": lambda: on_host.send("book", data),
     }
     for contender in contenders.values():
         contender()
+    if not on_host.ring_in_use:
+        raise PagegateError("BENCH_PEER", "the server process offers no shared memory")
     for _ in range(rounds):
         for name, contender in contenders.items():
             started = time.perf_counter()

@@ -193,12 +193,6 @@ def _session(live: LiveSession) -> SessionStatus:
     )
 
 
-def _protection(region: Region) -> str:
-    if region.fault:
-        return f", TAMPERED: {region.fault}"
-    return ", page MACs" if region.protected else ", no page MACs"
-
-
 def _region(region: Region, staged: tuple[int, int], committed_at: datetime | None) -> RegionStatus:
     spec = region.spec
     return RegionStatus(
@@ -206,7 +200,7 @@ def _region(region: Region, staged: tuple[int, int], committed_at: datetime | No
         spec.base_gpa,
         spec.pages,
         region.generation,
-        ("memfd" if spec.directory is None else f"file {spec.directory}") + _protection(region),
+        f"{'memfd' if spec.directory is None else f'file {spec.directory}'}, {region.protection}",
         committed_at,
         *staged,
     )

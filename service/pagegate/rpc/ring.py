@@ -161,16 +161,15 @@ class RingLink:
                 with transfer_faults():
                     return attempt(min(_SLICE_S, max(rest, 0.0)))
             except _NotYetError:
-                last = TransferError("RING_TIMEOUT", f"the peer wrote nothing for {patience_s:g} s")
+                pass
             except TransferError as error:
                 if error.reason != "RING_TIMEOUT":
                     raise
-                last = error
             if not self.alive:
                 self.close()
                 raise TransferError("RING_CLOSED", "the process at the other end of the shared memory has ended")
             if rest <= 0:
-                raise last
+                raise TransferError("RING_TIMEOUT", f"the peer neither read nor wrote for {patience_s:g} s")
 
     def close(self) -> None:
         """Ends it for both sides. Safe in any thread, and twice."""

@@ -21,6 +21,7 @@ from pagegate.rpc.ring_transfers import RingTransfers
 _log = logging.getLogger(__name__)
 
 MAX_RINGS = 16
+_ROOMY_PAGES = 1024
 _OFFER_S = 10.0
 _MAX_OFFERS = 64
 _GREETING_S = 5.0
@@ -49,7 +50,10 @@ class RingServer:
         self._lock = threading.Lock()
         self._closed = False
         try:
-            self.capacity = eb.channel_capacity(batch_pages)
+            # With little room the two sides take turns, and each turn may wait for a core.
+            self.capacity = max(
+                eb.channel_capacity(batch_pages), eb.channel_capacity(min(4 * batch_pages, _ROOMY_PAGES))
+            )
         except eb.BridgeStatusError:
             raise ConfigError("BATCH_TOO_LARGE", f"a batch of {batch_pages} pages does not fit a ring") from None
         self._listener = _listen(self._path)

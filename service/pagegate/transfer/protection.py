@@ -96,6 +96,13 @@ class Protection:
         self._take_up()
 
     def _take_up(self) -> None:
+        self._open()
+        if self._guard is None and self._lost:
+            _log.error("region %s: its page MACs died with the bridge; send it again", self._name)
+        elif self._guard is None:
+            _log.error("memory tampering detected: region %s: %s", self._name, self._fault)
+
+    def _open(self) -> None:
         generation = self._backing.generation
         with contextlib.ExitStack() as stack:
             fd = self._backing.open_current()
@@ -104,8 +111,6 @@ class Protection:
             if table is None:
                 if generation > 0:
                     self._fault = f"its generation {generation} has no table of page MACs"
-                    if self._lost:
-                        _log.error("region %s: its page MACs died with the bridge; send it again", self._name)
                     return
                 self._guard = self._maker.new(self._name, 0, self._pages, fd, lasting=self._backing.durable)
                 self._unsaved = self._backing.durable
@@ -119,13 +124,16 @@ class Protection:
                 if error.reason != "TABLE":
                     raise BridgeError(error.reason, str(error)) from error
                 self._fault = f"the page MACs of its generation {generation} do not verify"
-        if self._fault and not self._lost:
-            _log.error("memory tampering detected: region %s: %s", self._name, self._fault)
 
     @property
     def fault(self) -> str:
         """Why no page of the committed generation can be trusted; empty when each can be checked."""
         return self._fault
+
+    @property
+    def lost(self) -> bool:
+        """True when that is because the bridge died, and no sign of tampering."""
+        return self._lost and self._guard is None
 
     def current(self) -> eb.Guard:
         """The guard of the committed generation. Raises TransferError TAMPERED when it has none."""

@@ -139,9 +139,13 @@ class Region:
         return self._protection is not None
 
     @property
-    def fault(self) -> str:
-        """Why nothing of the committed generation is served; empty when all is well."""
-        return self._protection.fault if self._protection is not None else ""
+    def protection(self) -> str:
+        """How its pages are protected at rest, in words for an operator."""
+        if self._protection is None:
+            return "no page MACs"
+        if self._protection.lost:
+            return "page MACs lost with the bridge"
+        return f"TAMPERED: {self._protection.fault}" if self._protection.fault else "page MACs"
 
     @property
     def generation(self) -> int:
@@ -271,7 +275,10 @@ class Region:
             yield _PlainReading(generation, self.spec, self.number, source)
 
     def verify(self, first_gpa: int, pages: int, *, max_ranges: int) -> Checked:
-        """Checks committed pages against their MACs. Raises TransferError REGION_UNPROTECTED, OUT_OF_RANGE."""
+        """Checks committed pages against their MACs.
+
+        Raises TransferError REGION_UNPROTECTED, OUT_OF_RANGE, REGION_LOST.
+        """
         first = self.window(first_gpa, pages) // eb.PAGE_SIZE
         if self._protection is None:
             raise TransferError(
@@ -280,8 +287,8 @@ class Region:
                 "serve it with protection",
             )
         with self._lock:
-            generation, fault = self._backing.generation, self._protection.fault
-            guard = None if fault else self._protection.current()
+            generation, all_bad = self._backing.generation, bool(self._protection.fault) and not self._protection.lost
+            guard = None if all_bad else self._protection.current()
         if guard is None:
             return Checked(generation, pages, pages, (eb.PageRange(first, pages),))
         found = guard.verify(first, pages, max_ranges=max_ranges)

@@ -130,6 +130,7 @@ def test_memory_region_when_its_page_macs_died_is_refused_until_sent_again(clien
     until(lambda: restarted(server, former), "no bridge came back")
     for use in (
         lambda: client.read("book"),
+        lambda: client.verify_region("book"),
         lambda: client.send_page("book", 1 << 32, b"b" * 4096),
         lambda: client.send("book", b"b" * 4096, mode="delta"),
     ):

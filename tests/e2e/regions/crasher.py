@@ -96,11 +96,11 @@ def look(home: Path) -> dict[str, Any]:
     result = {
         "state": STATES.index(letters) if whole and letters in STATES else letters,
         "generation": site.region.generation,
-        "fault": site.region.fault,
+        "protection": site.region.protection,
         "bad": found.bad_pages,
         "files": sorted(path.name.split("-")[0] for path in home.iterdir()),
     }
-    if not site.region.fault:
+    if site.region.protection == "page MACs":
         site.write_page(7, page("Z"))
         site.region.close()
         result["bad_after"] = Site(home).region.verify(BASE, PAGES, max_ranges=8).bad_pages

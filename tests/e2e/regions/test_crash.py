@@ -36,6 +36,6 @@ def test_restart_when_killed_anywhere_has_each_acknowledged_write_and_nothing_ha
     assert len(deaths) > at_least
     assert deaths[-1]["acknowledged"] == 5
     for death in deaths:
-        assert (death["fault"], death["bad"], death["bad_after"]) == ("", 0, 0), death
+        assert (death["protection"], death["bad"], death["bad_after"]) == ("page MACs", 0, 0), death
         assert death["state"] in (death["acknowledged"], death["acknowledged"] + 1), death
         assert death["files"] == ["current", "gen", "gen"], death

@@ -275,7 +275,7 @@ def test_restart_when_a_page_was_changed_meanwhile_finds_it(restart: Callable[..
 
 @pytest.mark.parametrize("change", ["flip", "cut", "remove", "empty"])
 def test_restart_when_the_table_was_changed_refuses_the_region_until_it_is_sent_again(
-    restart: Callable[..., Client], home: Path, change: str
+    restart: Callable[..., Client], home: Path, change: str, caplog: pytest.LogCaptureFixture
 ):
     data = os.urandom(SIZE)
     client = restart()
@@ -288,7 +288,9 @@ def test_restart_when_the_table_was_changed_refuses_the_region_until_it_is_sent_
         path.unlink()
     else:
         path.write_bytes({"flip": content, "cut": content[:-1], "empty": b""}[change])
+    caplog.clear()
     client = restart()
+    assert "memory tampering detected: region disk" in caplog.text
     found = client.verify_region("disk")
     assert (found.bad_pages, found.bad) == (PAGES, bad("disk", (0, PAGES)))
     for use in (

@@ -406,7 +406,8 @@ def test_close_when_other_threads_are_in_calls_is_safe(pair: Pair) -> None:
     for thread in threads:
         thread.join()
     assert len(outcomes) == 3
-    assert set(outcomes) <= {"SESSION_CLOSED", "STATE"}
+    # A thread that slept between its two calls comes with numbers the replay window has left behind.
+    assert set(outcomes) <= {"SESSION_CLOSED", "STATE", "REPLAYED"}
 
 
 FORKED = """
@@ -439,3 +440,24 @@ def test_package_when_imported_needs_nothing_of_the_service() -> None:
     code = "import sys, enclave_bridge; sys.exit(any(name.split('.')[0] == 'pagegate' for name in sys.modules))"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert set(enclave_bridge.__all__) <= set(dir(enclave_bridge))
+
+
+@pytest.mark.parametrize("call", ["seal", "seal_into", "open"])
+def test_buffer_when_a_call_fails_is_not_held_by_the_traceback(call: str) -> None:
+    """Before Python 3.13 the garbage collector clears a memoryview in a cycle even while it is exported: a crash."""
+    pair = connect()
+    _, received = pair.transfers(1)
+    pair.client.close()
+    pair.server.close()
+    view = memoryview(bytearray(RECORD_SIZE if call == "open" else PAGE_SIZE))
+    calls = {
+        "seal": lambda: pair.client.seal(None, region=REGION, first_gpa=BASE_GPA, plain=view),
+        "seal_into": lambda: pair.client.seal_into(
+            None, region=REGION, first_gpa=BASE_GPA, plain=view, out=bytearray(RECORD_SIZE)
+        ),
+        "open": lambda: pair.server.open(received, view),
+    }
+    with pytest.raises(BridgeStatusError) as caught:
+        calls[call]()
+    view.release()  # raises BufferError where it is still exported
+    assert caught.tb is not None

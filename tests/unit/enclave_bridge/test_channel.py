@@ -91,6 +91,25 @@ def test_put_when_nobody_reads_times_out(ends):
     assert refusal(fill) == "RING_TIMEOUT"
 
 
+@pytest.mark.parametrize("call", ["seal", "put"])
+def test_buffer_when_a_call_fails_is_not_held_by_the_traceback(ends, call):
+    """Before Python 3.13 the garbage collector clears a memoryview in a cycle even while it is exported: a crash."""
+    pair = connect()
+    view = memoryview(pages(PAGES))
+
+    def fill() -> None:
+        while True:
+            if call == "put":
+                ends[0].put(9, view, timeout_s=0)
+            else:
+                ends[0].seal(pair.client, None, region=REGION, first_gpa=BASE_GPA, plain=view, number=0, timeout_s=0)
+
+    with pytest.raises(BridgeStatusError) as caught:
+        fill()
+    view.release()  # raises BufferError where it is still exported
+    assert caught.tb is not None
+
+
 def test_close_when_another_thread_waits_ends_it(ends):
     client, server = ends
     reasons = []
