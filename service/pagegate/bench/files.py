@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import enclave_bridge as eb
+from pagegate.bench.pair import shake_hands
 from pagegate.bench.run import Results, Say, Series, describe_machine
 from pagegate.errors import BridgeError
 
@@ -59,18 +60,7 @@ class Write:
 def connect(file_io: str | None) -> End:
     """Both ends in one bridge, of the default suite. Raises BridgeStatusError when `file_io` cannot be had."""
     bridge = eb.Bridge(max_sessions=2, max_handshakes=2, file_io=file_io)
-    suite = eb.Suite.P384_SHA384_AES256GCM
-    client, server = (bridge.handshake(role, [suite]) for role in (eb.Role.CLIENT, eb.Role.SERVER))
-    for side in (client, server):
-        side.absorb(b"bench")
-        side.select(suite)
-    keys = client.public_key(suite), server.public_key(suite)
-    client.derive(keys[1])
-    server.derive(keys[0])
-    server.check_finished(client.finished())
-    client.check_finished(server.finished())
-    session_id = bridge.random(eb.SESSION_ID_SIZE)
-    return End(bridge, client.session(session_id), server.session(session_id))
+    return End(bridge, *shake_hands(bridge, bridge))
 
 
 def run(directory: Path, rounds: int, mebibytes: int, say: Say) -> Results:

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import enclave_bridge as eb
+from pagegate.bench.pair import shake_hands
 from pagegate.bench.run import Results, Say, Series, Target, describe_machine
 
 BATCHES = (1, 64, 256)
@@ -31,28 +32,17 @@ class Ends:
     session: eb.Session
 
     @classmethod
-    def shake_hands(cls, backend: type[eb.Bridge]) -> Ends:
+    def meet(cls, backend: type[eb.Bridge]) -> Ends:
         """Both ends of one session."""
-        suite = eb.Suite.P384_SHA384_AES256GCM
         far, bridge = eb.Bridge(max_sessions=1, max_handshakes=1), backend(max_sessions=1, max_handshakes=1)
-        client, server = far.handshake(eb.Role.CLIENT, [suite]), bridge.handshake(eb.Role.SERVER, [suite])
-        for side in (client, server):
-            side.absorb(b"bench")
-            side.select(suite)
-        keys = client.public_key(suite), server.public_key(suite)
-        client.derive(keys[1])
-        server.derive(keys[0])
-        server.check_finished(client.finished())
-        client.check_finished(server.finished())
-        session_id = bytes(range(eb.SESSION_ID_SIZE))
-        return cls(bridge, client.session(session_id), server.session(session_id))
+        return cls(bridge, *shake_hands(far, bridge))
 
 
 def run(rounds: int, mebibytes: int, say: Say) -> Results:
     """Measures `mebibytes` a round and operation. Raises BridgeStatusError where no isolated bridge starts."""
     values: dict[str, list[float]] = {}
     with ExitStack() as stack:
-        ends = {name: Ends.shake_hands(backend) for name, backend in _BACKENDS.items()}
+        ends = {name: Ends.meet(backend) for name, backend in _BACKENDS.items()}
         about = describe_machine(ends["isolated"].bridge.info)
         for pages in BATCHES:
             say(f"{rounds} interleaved rounds of batches of {pages} pages")

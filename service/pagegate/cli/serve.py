@@ -31,9 +31,9 @@ from pagegate.operate.page import open_page, status_address
 from pagegate.operate.reloads import Reloads
 from pagegate.operate.signals import EXIT_HURRIED, Signals
 from pagegate.operate.source import EventMemory, ServerSource, Throughput
+from pagegate.operate.upkeep import Upkeep
 from pagegate.rpc.events import Observer, ServerEvent
 from pagegate.server import Server
-from pagegate.upkeep import Upkeep
 
 _log = logging.getLogger("pagegate.serve")
 

@@ -21,12 +21,12 @@ from pagegate.errors import PlatformError
 from pagegate.evidence.appraisal import EvidenceAppraiser
 from pagegate.evidence.model import Evidence, EvidenceType, KeyKind
 from pagegate.evidence.policy import Policy
+from pagegate.operate.upkeep import Upkeep
 from pagegate.platforms.simulated import SimulatedPlatform, SimulatedRoot
 from pagegate.platforms.simulated.products import Tcb
 from pagegate.rpc.events import ServerEvent
 from pagegate.server import READINESS, Server
 from pagegate.telemetry import Telemetry, TelemetrySettings
-from pagegate.upkeep import Upkeep
 from support.appraiser import appraiser_for
 from support.platforms import CLIENT, SERVER, Guests
 
