@@ -2,6 +2,7 @@
  * pagegate-bridge: holds the keys and the plaintext staging of the process that started it, and nothing else.
  * Not for use by hand: descriptor 3 is a Unix socket of that process (wire.h, spawn.c).
  */
+#include <malloc.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -51,6 +52,9 @@ int main(void) {
     return EXIT_USAGE;
   }
   eb_server_violated = violated;
+  /* With more than one arena glibc opens a file of /sys to count processors, whenever threads first meet in malloc:
+   * the filter would kill the process then. The page path allocates nothing. */
+  if (mallopt(M_ARENA_MAX, 1) != 1) return EXIT_REFUSED;
   ready.status = (int32_t)eb_server_open(&server, &setup, SOCKET_FD);
   if (ready.status == EB_OK) {
     ready.hardening |= eb_sandbox_separate();

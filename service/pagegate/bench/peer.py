@@ -26,6 +26,7 @@ from pagegate.rpc.codec import Batch
 from pagegate.rpc.tls import ServerTls
 from pagegate.server import Server, ServerOptions
 from pagegate.transfer.backing import MemfdBacking
+from pagegate.transfer.keeper import BridgeKind
 from pagegate.transfer.region import RegionSpec
 from pagegate.v1 import transfer_pb2 as pb
 
@@ -82,6 +83,15 @@ class Baseline:
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(BASELINE, handlers),))
 
 
+def _server(directory: Path, pages: int, options: ServerOptions) -> Server:
+    return Server(
+        platform=platform(directory, SERVER),
+        appraiser=appraiser(directory),
+        regions=[RegionSpec("book", 1 << 32, pages)],
+        options=options,
+    )
+
+
 def main() -> None:
     """Serves until standard input ends."""
     directory, pages = Path(sys.argv[1]), int(sys.argv[2])
@@ -92,15 +102,13 @@ def main() -> None:
     secured = baseline.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(tls.key, tls.certificate)]))
     baseline.start()
     options = ServerOptions(listen="127.0.0.1:0", ring_socket=directory / "ring")
-    with Server(
-        platform=platform(directory, SERVER),
-        appraiser=appraiser(directory),
-        regions=[RegionSpec("book", 1 << 32, pages)],
-        options=options,
-    ) as server:
+    isolated = ServerOptions(listen="127.0.0.1:0", bridge=BridgeKind.ISOLATED)
+    with _server(directory, pages, options) as server, _server(directory, pages, isolated) as confined:
         line = {
             "pid": os.getpid(),
+            "bridge_pid": confined.bridge_info.process,
             "pagegate": server.address,
+            "isolated": confined.address,
             "plain": f"127.0.0.1:{plain}",
             "tls": f"127.0.0.1:{secured}",
         }

@@ -9,10 +9,8 @@ summarises its rounds and draws the plot of the documentation:
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import enclave_bridge as eb
-from pagegate.errors import PagegateError
+from pagegate.bench import program
 
 _PROGRAM = "pagegate-bench-ring"
 MEDIAN_LIMIT_US, P99_LIMIT_US, GBPS_LIMIT = 10.0, 38.0, 20.0
@@ -83,16 +81,8 @@ class RingFigures:
 
 
 def measure(rounds: int, mebibytes: int) -> RingFigures:
-    """Runs the program. Raises PagegateError BENCH_PEER when it fails."""
-    # Beside the native module: an editable installation has the Python files elsewhere.
-    native = importlib.util.find_spec("enclave_bridge._native")
-    assert native is not None
-    assert native.origin is not None
-    program = Path(native.origin).with_name(_PROGRAM)
-    done = subprocess.run([program, str(rounds), str(mebibytes)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise PagegateError("BENCH_PEER", f"{_PROGRAM} ended with {done.returncode}: {done.stderr.strip()}")
-    found = json.loads(done.stdout)
+    """Runs the program. Raises PagegateError BENCH_PROGRAM when it fails."""
+    found = program.measure(_PROGRAM, str(rounds), str(mebibytes))
     return RingFigures(found["realtime"], found["latency"], found["throughput"])
 
 

@@ -22,7 +22,7 @@ import grpc
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 import enclave_bridge as eb
-from pagegate.bench import ring
+from pagegate.bench import kernels, ring
 from pagegate.bench.peer import BASELINE
 from pagegate.bench.setup import CLIENT, appraiser, platform
 from pagegate.client import CHANNEL_OPTIONS, Client
@@ -61,6 +61,20 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
+class Quartiles:
+    """The same of a program that keeps its rounds to itself."""
+
+    unit: str
+    median: float
+    spread: tuple[float, float]
+    rounds: int
+
+    def to_json(self) -> dict[str, Any]:
+        low, high = self.spread
+        return {"unit": self.unit, "median": self.median, "q1": low, "q3": high, "rounds": self.rounds}
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """A ratio or figure that this project has promised."""
 
@@ -83,7 +97,7 @@ class Results:
     """One whole run."""
 
     machine: Mapping[str, str]
-    series: Mapping[str, Series]
+    series: Mapping[str, Series | Quartiles]
     targets: Sequence[Target]
     simulated: bool = field(default=True)
 
@@ -118,10 +132,14 @@ def run(directory: Path, rounds: int, mebibytes: int, say: Say) -> Results:
     say("making the SIMULATED platform's root")
     appraiser(directory)
     with _peer(directory, pages) as peer:
-        with _client(peer, directory) as client, _client(peer, directory, through_ring=True) as on_host:
+        with (
+            _client(peer, directory) as client,
+            _client(peer, directory, through_ring=True) as on_host,
+            _client(peer, directory, server="isolated") as isolated,
+        ):
             series: dict[str, list[float]] = {}
             say(f"{rounds} interleaved rounds of streaming {mebibytes} MiB")
-            _stream_rounds(series, client, on_host, peer, directory, data, rounds)
+            loads = _stream_rounds(series, client, on_host, isolated, peer, directory, data, rounds)
             say("single pages")
             _unary_rounds(series, client, peer, rounds)
             say("handshakes")
@@ -132,18 +150,40 @@ def run(directory: Path, rounds: int, mebibytes: int, say: Say) -> Results:
             about = describe_machine(client.bridge_info)
     say("pages through shared memory, between two processes")
     through = ring.measure(rounds, mebibytes)
-    named = {name: Series(_unit(name), values) for name, values in series.items()}
+    say("the kernels against OpenSSL, on one core")
+    kernel = kernels.measure(101)
+    named: dict[str, Series] = {name: Series(_unit(name), values) for name, values in series.items()}
+    named |= {f"load_{name}": Series("% of the machine", [load]) for name, load in loads.items()}
     named["server_resident"] = Series("MB", [resident / 1e6])
     named["ring_one_page"] = Series("us", through.latency_us("median"))
     named["ring_one_page_p99"] = Series("us", through.latency_us("p99"))
     named["ring_to_server"] = Series("Gbps", through.gbps(BATCH, reverse=False))
     named["ring_to_client"] = Series("Gbps", through.gbps(BATCH, reverse=True))
-    return Results(about, named, _targets(named))
+    targets = [
+        *_targets(named),
+        Target(
+            f"{kernel.best} against OpenSSL EVP, sealing 4 KiB, times",
+            kernel.times_openssl,
+            kernels.TIMES_OPENSSL,
+            at_most=False,
+        ),
+    ]
+    return Results(about, {**named, **_kernel_series(kernel)}, targets)
 
 
-def _client(peer: Mapping[str, str], directory: Path, *, through_ring: bool = False) -> Client:
+def _kernel_series(kernel: kernels.Kernels) -> dict[str, Quartiles]:
+    def of(row: Mapping[str, Any]) -> Quartiles:
+        figures = row["gigabytes_a_second"]
+        return Quartiles("GB/s", figures["median"], (figures["q1"], figures["q3"]), kernel.found["rounds"])
+
+    return {f"kernel_{row['name']}_{row['operation']}": of(row) for row in kernel.found["results"]}
+
+
+def _client(
+    peer: Mapping[str, str], directory: Path, *, server: str = "pagegate", through_ring: bool = False
+) -> Client:
     return Client(
-        peer["pagegate"],
+        peer[server],
         platform=platform(directory, CLIENT),
         appraiser=appraiser(directory),
         regions={"book": "write"},
@@ -163,9 +203,15 @@ def _targets(series: Mapping[str, Series]) -> list[Target]:
     return [
         Target("sealed streaming, Gbps", series["stream_sealed"].median, 2.4, at_most=False),
         Target(
-            "sealed streaming against unsealed, slower by", 1 - ratio("stream_sealed", "stream_unsealed"), 0.35, True
+            "sealed streaming against unsealed, slower by", 1 - ratio("stream_sealed", "stream_unsealed"), 0.12, True
         ),
         Target("sealed streaming against gRPC over TLS, times", ratio("stream_sealed", "stream_tls"), 1.0, False),
+        Target(
+            "streaming into an isolated bridge against in-process, slower by",
+            1 - ratio("stream_isolated", "stream_sealed"),
+            0.10,
+            True,
+        ),
         Target("TransferPage against a bare unary call, times", ratio("unary_sealed", "unary_bare"), 1.5, True),
         Target("handshake, ms of CPU on both sides together", series["handshake_cpu"].median, 15.0, True),
         Target("server resident beside its regions, MB", series["server_resident"].median, 150.0, True),
@@ -208,11 +254,13 @@ def _stream_rounds(
     series: dict[str, list[float]],
     client: Client,
     on_host: Client,
+    isolated: Client,
     peer: Mapping[str, str],
     directory: Path,
     data: bytes,
     rounds: int,
-) -> None:
+) -> dict[str, float]:
+    """Fills in the rates. Returns what share of the machine's processors each contender kept busy, in per cent."""
     root = (directory / "tls.pem").read_bytes()
     plain = grpc.insecure_channel(peer["plain"], options=CHANNEL_OPTIONS)
     secured = grpc.secure_channel(peer["tls"], grpc.ssl_channel_credentials(root), options=CHANNEL_OPTIONS)
@@ -221,18 +269,26 @@ def _stream_rounds(
         "stream_unsealed": lambda: _baseline_stream(plain, data),
         "stream_tls": lambda: _baseline_stream(secured, data),
         "stream_ring": lambda: on_host.send("book", data),
+        "stream_isolated": lambda: isolated.send("book", data),
     }
+    pids = [int(peer["pid"]), int(peer["bridge_pid"])]
+    busy, lasted = dict.fromkeys(contenders, 0.0), dict.fromkeys(contenders, 0.0)
     for contender in contenders.values():
         contender()
     if not on_host.ring_in_use:
         raise PagegateError("BENCH_PEER", "the server process offers no shared memory")
     for _ in range(rounds):
         for name, contender in contenders.items():
-            started = time.perf_counter()
+            started, cpu = time.perf_counter(), time.process_time() + sum(map(_cpu_seconds, pids))
             contender()
-            series.setdefault(name, []).append(len(data) * 8 / 1e9 / (time.perf_counter() - started))
+            elapsed = time.perf_counter() - started
+            busy[name] += time.process_time() + sum(map(_cpu_seconds, pids)) - cpu
+            lasted[name] += elapsed
+            series.setdefault(name, []).append(len(data) * 8 / 1e9 / elapsed)
     plain.close()
     secured.close()
+    cores = os.cpu_count() or 1
+    return {name: 100 * busy[name] / lasted[name] / cores for name in contenders}
 
 
 def _baseline_stream(channel: grpc.Channel, data: bytes) -> None:

@@ -67,7 +67,8 @@ def test_bench_when_quick_reports_every_series_and_target(pagegate: Run, tmp_pat
     assert {"stream_ring", "ring_one_page", "ring_one_page_p99", "ring_to_server", "ring_to_client"} <= set(
         result["series"]
     )
-    assert len(result["targets"]) == 10
+    assert {"stream_isolated", "load_stream_sealed", "kernel_openssl_seal"} <= set(result["series"])
+    assert len(result["targets"]) == 12
     assert all(series["median"] > 0 for series in result["series"].values())
 
 

@@ -62,4 +62,4 @@ def test_main_when_given_files_writes_json_and_plot(tmp_path):
 def test_measure_when_the_program_fails_says_what_it_said():
     with pytest.raises(PagegateError, match="usage") as caught:
         ring.measure(0, 0)
-    assert caught.value.reason == "BENCH_PEER"
+    assert caught.value.reason == "BENCH_PROGRAM"
