@@ -52,8 +52,8 @@ int main(void) {
     return EXIT_USAGE;
   }
   eb_server_violated = violated;
-  /* With more than one arena glibc opens a file of /sys to count processors, whenever threads first meet in malloc:
-   * the filter would kill the process then. The page path allocates nothing. */
+  /* Before it gives memory of a thread's arena back, glibc reads a file of /proc: the filter would kill the process
+   * then. The first arena has no such question. */
   if (mallopt(M_ARENA_MAX, 1) != 1) return EXIT_REFUSED;
   ready.status = (int32_t)eb_server_open(&server, &setup, SOCKET_FD);
   if (ready.status == EB_OK) {
