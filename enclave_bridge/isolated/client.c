@@ -144,17 +144,6 @@ static void note_gpas(exchange *x, const uint8_t *records, size_t len) {
   }
 }
 
-/* The bridge's processor reads this next, and from the shared cache it comes faster than out of this one's: a batch is
- * opened in four fifths of the time. Processors that do not know the hint take it for a no-op. */
-static void push_out(const uint8_t *bytes, size_t len) {
-#ifdef __x86_64__
-  for (size_t at = 0; at < len; at += 64) __asm__ volatile("cldemote %0" : : "m"(bytes[at]));
-#else
-  (void)bytes;
-  (void)len;
-#endif
-}
-
 /* Sends the next part, behind the call if `head` is set. EB_ERR_RING_TIMEOUT: no room yet. */
 static eb_status send_part(exchange *x, size_t head, uint64_t deadline) {
   const eb_crossing *crossing = x->crossing;
@@ -165,7 +154,6 @@ static eb_status send_part(exchange *x, size_t head, uint64_t deadline) {
   memcpy(room, &crossing->call, head);
   if (len > 0) memcpy(room + head, crossing->in + x->sent, len);
   note_gpas(x, room + head, len);
-  if (crossing->in_unit == EB_RECORD_SIZE) push_out(room + head, len); /* measured: for pages it does not pay */
   EB_TRY(eb_ring_publish(&x->lane->calls, head + len));
   x->sent += len;
   if (x->part < EB_PART_PAGES) x->part *= 2;
