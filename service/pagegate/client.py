@@ -281,24 +281,36 @@ class Client:
         pages = source if whole else BufferSource(source)  # type: ignore[arg-type]
         started = time.monotonic()
         with self._telemetry.span("pagegate.client.send", {"pagegate.region": region}) as span:
-            sender = Sender(
-                self._bridge,
-                self._granted(region, AccessMode.WRITE),
-                pages,  # type: ignore[arg-type]
-                first_gpa=first_gpa,
-                delta=mode == "delta",
-                progress=progress,
-            )
-            span.set({"pagegate.pages": sender.pages})
+
+            def snapshot() -> tuple[int, int, int]:
+                sender = Sender(
+                    self._bridge,
+                    self._granted(region, AccessMode.WRITE),
+                    pages,  # type: ignore[arg-type]
+                    first_gpa=first_gpa,
+                    delta=mode == "delta",
+                    progress=progress,
+                )
+                span.set({"pagegate.pages": sender.pages})
+                try:
+                    return sender.pages, *self._with_resume(sender, span.context)
+                finally:
+                    sender.close()
+
             try:
-                generation, resumed = self._with_resume(sender, span.context)
+                try:
+                    sent, generation, resumed = snapshot()
+                except TransferError as error:
+                    if error.reason != "TRANSFER_MISMATCH":
+                        raise
+                    # Committed, but the answer was lost together with the session whose key made the commit's MAC: under
+                    # another session the two sides cannot compare what it was. Sent again it is a generation more.
+                    sent, generation, resumed = snapshot()
             except PagegateError as error:
                 span.refused(error.reason)
                 raise
-            finally:
-                sender.close()
             span.set({"pagegate.generation": generation})
-        return Sent(sender.pages, generation, time.monotonic() - started, resumed)
+        return Sent(sent, generation, time.monotonic() - started, resumed)
 
     def _with_resume(self, sender: Sender, transfer: TraceContext | None) -> tuple[int, int]:
         retries = Retries(self._max_resumes)
