@@ -19,7 +19,6 @@ from pagegate.client import Client
 from pagegate.errors import BridgeError, HandshakeError, TransferError
 from pagegate.handshake.model import Limits
 from pagegate.platforms.sealing import file_key
-from pagegate.rpc.events import ServerEvent
 from pagegate.server import Server
 from pagegate.transfer.keeper import BridgeKeeper, BridgeKind
 from pagegate.transfer.region import RegionSpec
@@ -232,20 +231,3 @@ def test_bridge_when_transfers_come_and_go_is_never_replaced(serve: Callable[...
         client.send("book", data)
         client.read("book")
     assert server.bridge.info.process == former
-
-
-def test_send_when_the_bridge_dies_between_commit_and_answer_sends_again(serve: Callable[..., Server], connect) -> None:
-    killed: list[int] = []
-
-    def strike(event: ServerEvent) -> None:
-        if event.kind == "commit" and not killed:
-            killed.append(kill(server))
-            until(lambda: restarted(server, killed[0]), "no other bridge came up")
-
-    server = serve(observer=strike)
-    data = os.urandom(SIZE)
-    client = connect(server)
-    sent = client.send("book", data)
-    assert killed
-    assert sent.generation == 2
-    assert bytes(client.read("book")[0]) == data

@@ -14,6 +14,7 @@ from pagegate.errors import ConfigError, TransferError
 from pagegate.rpc import codec
 from pagegate.rpc.codec import Batch
 from pagegate.rpc.errors import from_rpc_error
+from pagegate.rpc.events import ServerEvent
 from pagegate.server import Server
 from pagegate.transfer import macs
 from pagegate.v1 import transfer_pb2 as pb
@@ -493,3 +494,18 @@ def test_policy_when_changed_closes_sessions_that_it_no_longer_admits(server: Se
     assert server.reappraise(appraiser, lambda verdict, now: replace(verdict, accepted=False)) == 1
     assert len(server.sessions) == 0
     assert client.send_page("book", BASES["book"], bytes(4096)) == 2
+
+
+def test_send_when_the_session_ends_between_commit_and_answer_sends_again(serve, connect) -> None:
+    ended: list[int] = []
+
+    def end_sessions(event: ServerEvent) -> None:
+        if event.kind == "commit" and not ended:
+            ended.append(server.attest_again())
+
+    server = serve(observer=end_sessions)
+    client = connect(server)
+    data = os.urandom(PAGES * 4096)
+    assert client.send("book", data).generation == 2
+    assert ended == [1]
+    assert bytes(client.read("book")[0]) == data
