@@ -28,7 +28,7 @@ from pagegate.audit.signing import Signer
 from pagegate.platforms.simulated import SimulatedRoot
 from support.snapshot import number_of
 
-_KILLS = 50
+_KILLS = int(os.environ.get("PAGEGATE_KILLS", "50"))
 _PAGES = 2048
 _HERE = Path(__file__).parent
 _PATIENCE_S = 60.0
@@ -245,7 +245,7 @@ def reading(stage: Stage) -> Iterator[list[str]]:
         reader.join()
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(12 * _KILLS)
 def test_transfer_when_a_process_is_killed_at_random_points_then_nothing_acknowledged_is_lost(site, simulated_root):
     chance = random.Random(20261123)
     victims = [("server", "bridge", "client")[number % 3] for number in range(_KILLS)]
