@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 import enclave_bridge as eb
 from pagegate.bench import kernels, ring
+from pagegate.bench.pair import shake_hands
 from pagegate.bench.peer import BASELINE
 from pagegate.bench.setup import CLIENT, appraiser, platform
 from pagegate.client import CHANNEL_OPTIONS, Client
@@ -405,23 +406,12 @@ def _openssl_speed() -> float | None:
 @contextlib.contextmanager
 def _loopback() -> Iterator[tuple[eb.Session, eb.Session, eb.Transfer]]:
     """Two sessions of one handshake in this process, and a receiving window of one batch."""
-    suite = eb.Suite.P384_SHA384_AES256GCM
     with eb.Bridge(max_sessions=2, max_handshakes=2) as bridge:
-        sides = {role: bridge.handshake(role, [suite]) for role in (eb.Role.CLIENT, eb.Role.SERVER)}
-        keys = {role: side.public_key(suite) for role, side in sides.items()}
-        client, server = sides[eb.Role.CLIENT], sides[eb.Role.SERVER]
-        for side, peer in ((client, keys[eb.Role.SERVER]), (server, keys[eb.Role.CLIENT])):
-            side.select(suite)
-            side.absorb(b"bench")
-            side.derive(peer)
-        server.check_finished(client.finished())
-        client.check_finished(server.finished())
-        session_id = bytes(range(16))
-        sending, receiving = client.session(session_id), server.session(session_id)
+        sending, receiving = shake_hands(bridge, bridge)
         transfer = bridge.transfer(bytes(16), region=1, base_gpa=0, pages=BATCH)
         transfer.target_memory(bytearray(BATCH * eb.PAGE_SIZE))
         try:
             yield sending, receiving, transfer
         finally:
-            for handle in (transfer, sending, receiving, client, server):
+            for handle in (transfer, sending, receiving):
                 handle.close()
