@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from . import _native
 from ._native import ffi, lib
 from .errors import BridgeStatusError, check
+from .handles import _read
 from .results import RECORD_SIZE, OpenResult, Role, SealResult
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class Channel:
             return result
         owned = None if transfer is None else transfer._live()
         raw = ffi.new("eb_result *")
-        with _borrowed(plain) as source:
+        with _read(plain) as source:
             status = lib.eb_channel_seal(
                 self._channel,
                 session._live(),
@@ -126,7 +127,7 @@ class Channel:
 
     def put(self, kind: int, message: ReadableBuffer, *, number: int = 0, timeout_s: float) -> None:
         """Send a message of the caller's, or records that were sealed before."""
-        with _borrowed(message) as view:
+        with _read(message) as view:
             status = lib.eb_channel_put(self._channel, kind, number, view, len(view), _deadline(timeout_s))
         check(status)
 
@@ -174,12 +175,6 @@ class Channel:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _borrowed(data: ReadableBuffer) -> Any:
-    """The C view of a buffer, given back at the end of a `with`. Left to an exception's traceback and the garbage
-    collector it could crash the interpreter: before 3.13 a memoryview in a cycle is cleared although it is exported."""
-    return ffi.from_buffer("uint8_t[]", data)
 
 
 def _deadline(timeout_s: float) -> int:
