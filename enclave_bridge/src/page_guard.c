@@ -303,12 +303,12 @@ done:
   return status;
 }
 
-/* `from` is locked for each batch, or by the caller for all of it. */
-static eb_status carry(eb_guard *to, eb_guard *from, bool from_is_locked, uint64_t *bad_page) {
+/* `from` is locked for each batch, or by the caller for all of it. `lane` was taken before: who opens pages has one
+ * and waits for a guard's lock. */
+static eb_status carry(eb_guard *to, eb_guard *from, bool from_is_locked, uint8_t *lane, uint64_t *bad_page) {
   eb_status status = EB_OK;
   eb_guard_entry entries[EB_LANE_PAGES];
   bool good[EB_LANE_PAGES];
-  uint8_t *lane = eb_arena_wait(&to->bridge->arena, EB_POOL_LANES);
   for (uint64_t first = 0; first < to->pages; first += EB_LANE_PAGES) {
     const size_t n = smaller(EB_LANE_PAGES, to->pages - first);
     if (!from_is_locked) eb_mutex_lock(&from->lock);
@@ -324,7 +324,6 @@ static eb_status carry(eb_guard *to, eb_guard *from, bool from_is_locked, uint64
     if (status != EB_OK) goto done;
   }
 done:
-  eb_arena_give(&to->bridge->arena, EB_POOL_LANES, lane);
   return status;
 }
 
@@ -335,7 +334,9 @@ eb_status eb_guard_carry(eb_guard *guard, eb_guard *from, uint64_t *bad_page) {
   EB_ENSURE(bad_page != NULL && guard != from && guard->bridge == from->bridge, EB_ERR_ARGUMENT);
   EB_ENSURE(guard->pages == from->pages, EB_ERR_LENGTH);
   EB_ENSURE(guard->journal < 0, EB_ERR_STATE);
-  status = carry(guard, from, false, bad_page);
+  uint8_t *lane = eb_arena_wait(&guard->bridge->arena, EB_POOL_LANES);
+  status = carry(guard, from, false, lane, bad_page);
+  eb_arena_give(&guard->bridge->arena, EB_POOL_LANES, lane);
 done:
   return status;
 }
@@ -343,15 +344,17 @@ done:
 eb_status eb_guard_renew(eb_guard *guard, uint64_t generation, uint64_t *bad_page) {
   eb_status status = EB_OK;
   eb_guard *fresh = NULL;
+  uint8_t *lane = NULL;
   bool locked = false;
   EB_TRY(eb_guard_usable(guard));
   EB_ENSURE(bad_page != NULL, EB_ERR_ARGUMENT);
   EB_ENSURE(guard->memory.mapping == NULL, EB_ERR_STATE); /* a device's memory keeps nothing to load */
   const eb_guard_scope scope = {guard->region, generation, guard->pages};
   EB_TRY(eb_guard_make(guard->bridge, guard->sealing, &scope, guard->memory.file.fd, guard->memory.file.offset, NULL, &fresh));
+  lane = eb_arena_wait(&guard->bridge->arena, EB_POOL_LANES);
   eb_mutex_lock(&guard->lock);
   locked = true;
-  EB_TRY(carry(fresh, guard, true, bad_page));
+  EB_TRY(carry(fresh, guard, true, lane, bad_page));
   drop_keys(guard);
   free(guard->entries);
   eb_file_close(guard->journal);
@@ -369,6 +372,7 @@ eb_status eb_guard_renew(eb_guard *guard, uint64_t generation, uint64_t *bad_pag
   fresh->entries = NULL;
 done:
   if (locked) eb_mutex_unlock(&guard->lock);
+  eb_arena_give(&guard->bridge->arena, EB_POOL_LANES, lane);
   eb_guard_free(fresh);
   return status;
 }

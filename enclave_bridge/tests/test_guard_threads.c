@@ -82,8 +82,36 @@ static void test_guard_of_a_file_when_read_ahead_of_a_write_reads_again(void) {
   run_all(fd);
 }
 
+static void *renew_once(void *nothing) {
+  uint64_t bad = 0;
+  CHECK_OK(eb_guard_renew(guard, 2, &bad));
+  return nothing;
+}
+
+/* Whoever opens pages has a lane and waits for the guard; were it the other way round here, both would wait for ever. */
+static void test_guard_when_renewal_waits_for_a_lane_is_not_locked(void) {
+  const eb_guard_scope scope = {"book", 1, WINDOW_PAGES};
+  uint8_t *lanes[EB_LANES];
+  eb_verify_result found;
+  pthread_t waiting;
+  pair = pair_new(EB_SUITE_P384_SHA384_AES256GCM, NULL);
+  const int fd = memfd_create("region", MFD_CLOEXEC);
+  CHECK(ftruncate(fd, WINDOW_PAGES * EB_PAGE_SIZE) == 0);
+  CHECK_OK(eb_guard_new(pair->bridge, NULL, &scope, fd, 0, &guard));
+  for (size_t i = 0; i < EB_LANES; i++) CHECK((lanes[i] = eb_arena_take(&pair->bridge->arena, EB_POOL_LANES)) != NULL);
+  CHECK(pthread_create(&waiting, NULL, renew_once, NULL) == 0);
+  usleep(50000);
+  CHECK_OK(eb_guard_verify(guard, 0, WINDOW_PAGES, NULL, 0, &found));
+  for (size_t i = 0; i < EB_LANES; i++) eb_arena_give(&pair->bridge->arena, EB_POOL_LANES, lanes[i]);
+  CHECK(pthread_join(waiting, NULL) == 0);
+  eb_guard_free(guard);
+  close(fd);
+  pair_free(pair);
+}
+
 int main(void) {
   RUN(test_guard_when_used_by_many_threads_finds_nothing_wrong);
   RUN(test_guard_of_a_file_when_read_ahead_of_a_write_reads_again);
+  RUN(test_guard_when_renewal_waits_for_a_lane_is_not_locked);
   return 0;
 }
