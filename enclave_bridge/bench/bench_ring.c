@@ -116,7 +116,7 @@ static side open_side(eb_role role, int peer, int ring) {
   NEED(made.buffer != MAP_FAILED);
   for (size_t i = 0; i < size; i += 64) made.buffer[i] = (uint8_t)(i >> 6);
   TRY(eb_transfer_set_target_memory(made.received, made.buffer, size));
-  TRY(eb_channel_attach(role, ring, RING, EB_CHANNEL_SEALED, &made.channel));
+  TRY(eb_channel_attach(NULL, role, ring, RING, EB_CHANNEL_SEALED, &made.channel));
   eb_bridge_free(bridge);
   return made;
 }

@@ -5,8 +5,6 @@
  * Differences from the bridge in process
  *   - EB_ERR_BRIDGE_DIED: the program has ended; every handle of the bridge is of no more use but for its _free.
  *     Calls in progress return it at once.
- *   - Two eb_pages_open of one session may take turns part by part, and a call that crosses the end of an epoch
- *     has records of both.
  *   - Files are read and written by pread and pwrite: requests of io_uring pass a system call filter by.
  *   - eb_transfer_set_target_memory has the verified pages copied here, where the caller's memory is.
  */

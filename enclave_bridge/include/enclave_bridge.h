@@ -443,10 +443,12 @@ EB_API size_t eb_channel_max_message(size_t capacity);
 EB_API EB_MUST_USE eb_status eb_channel_create(size_t capacity, int *fd);
 /* Makes an empty channel at the start of a file or device; by one side, before either attaches. */
 EB_API EB_MUST_USE eb_status eb_channel_format(int fd, size_t capacity);
-/* Maps one side's end; once a side. The caller may close fd afterwards. EB_ERR_RING_MEMORY: not mappable, too
- * short, or not of the kind said. EB_ERR_RING_CORRUPT: holds no channel of this capacity. */
-EB_API EB_MUST_USE eb_status eb_channel_attach(eb_role role, int fd, size_t capacity, eb_channel_memory memory,
-                                               eb_channel **channel);
+/* Maps one side's end; once a side. The caller may close fd afterwards. `session` is whose records will be sealed into
+ * it and opened out of it: its bridge maps sealed memory too, wherever it is. With NULL, or with named memory, a bridge
+ * in another process gets copies. EB_ERR_RING_MEMORY: not mappable, too short, or not of the kind said.
+ * EB_ERR_RING_CORRUPT: holds no channel of this capacity. EB_ERR_LIMIT, EB_ERR_BRIDGE_DIED: as that bridge says. */
+EB_API EB_MUST_USE eb_status eb_channel_attach(eb_session *session, eb_role role, int fd, size_t capacity,
+                                               eb_channel_memory memory, eb_channel **channel);
 /* Ends the channel for both sides; who waits gets EB_ERR_RING_CLOSED. Safe to repeat. */
 EB_API EB_MUST_USE eb_status eb_channel_close(eb_channel *channel);
 EB_API void eb_channel_free(eb_channel *channel);

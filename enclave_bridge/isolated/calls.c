@@ -2,9 +2,9 @@
 #include <string.h>
 
 #include "guard.h"
+#include "lent_memory.h"
+#include "pages.h"
 #include "serve.h"
-#include "source.h"
-#include "transfer.h"
 
 static eb_bridge *bridge(const eb_job *job) { return job->lane->server->bridge; }
 
@@ -65,6 +65,7 @@ static void free_transfer(void *object) { eb_transfer_free(object); }
 static void free_source(void *object) { eb_source_free(object); }
 static void free_guard(void *object) { eb_guard_free(object); }
 static void free_sealing(void *object) { eb_sealing_free(object); }
+static void free_lent(void *object) { eb_lent_memory_free(object); }
 
 /* number: role, how many suites, the suites. */
 static eb_status call_handshake_new(eb_job *job) {
@@ -179,132 +180,123 @@ static eb_status call_source_open(eb_job *job) {
   return status == EB_OK ? hand_out(job, EB_KIND_SOURCE, made, free_source) : status;
 }
 
-/* What eb_pages_seal says of the whole before it seals anything: parts may not fail where all would have. */
-static eb_status sealable(eb_transfer *transfer, uint32_t region, uint64_t first_gpa, uint64_t len) {
-  const uint64_t pages = len / EB_PAGE_SIZE;
-  uint64_t index = 0;
-  eb_status status = EB_OK;
-  EB_ENSURE(len % EB_PAGE_SIZE == 0 && pages >= 1 && pages <= EB_REKEY_PAGES, EB_ERR_LENGTH);
-  EB_ENSURE(first_gpa % EB_PAGE_SIZE == 0, EB_ERR_UNALIGNED);
-  EB_ENSURE(first_gpa <= UINT64_MAX - len, EB_ERR_OUT_OF_RANGE);
-  if (transfer != NULL) {
-    EB_TRY(eb_transfer_locate(transfer, region, first_gpa, &index));
-    EB_ENSURE(pages <= transfer->window.pages - index, EB_ERR_OUT_OF_RANGE);
-  }
-done:
-  return status;
+/* The bulk data of a call, as the page path wants it. */
+typedef struct {
+  eb_job *job;
+  bool begun;
+} part_feed;
+
+static eb_status next_part(void *context, const uint8_t **part, size_t *len) {
+  part_feed *feed = context;
+  eb_job *job = feed->job;
+  if (feed->begun || job->part_len == 0) (void)eb_job_next(job);
+  feed->begun = true;
+  *part = job->part;
+  *len = job->part_len;
+  return job->broken ? EB_ERR_BRIDGE_DIED : EB_OK;
 }
 
-static void add(eb_result *sum, const eb_result *part) {
-  sum->pages += part->pages;
-  sum->nanoseconds += part->nanoseconds;
-  if (part->pages == 0) return;
-  sum->epoch = part->epoch;
-  sum->sequence = part->sequence;
-}
+/* Records go out as soon as they are made. */
+static uint8_t *room_for_records(void *context, size_t n) { return eb_job_room(context, n * EB_RECORD_SIZE); }
 
-/* How the pages of one part are sealed: `done` bytes were before it. */
-typedef eb_status (*seal_function)(eb_job *job, uint64_t done, size_t len, uint8_t *records, size_t room, size_t *made,
-                                   eb_result *result);
+static void send_records(void *context, size_t n) { eb_job_send(context, n * EB_RECORD_SIZE, false); }
 
-static eb_status seal_sent(eb_job *job, uint64_t done, size_t len, uint8_t *records, size_t room, size_t *made,
-                           eb_result *result) {
-  return eb_pages_seal(job->object[0], job->object[1], (uint32_t)job->call.number[0], job->call.number[1] + done,
-                       job->part, len, records, room, made, result);
-}
+static eb_sink sink_of(eb_job *job) { return (eb_sink){room_for_records, send_records, job}; }
 
-static eb_status seal_source(eb_job *job, uint64_t done, size_t len, uint8_t *records, size_t room, size_t *made,
-                             eb_result *result) {
-  const uint64_t *number = job->call.number;
-  return eb_pages_seal_from(job->object[0], job->object[1], (uint32_t)number[0], number[1] + done, job->object[2],
-                            number[2] + done, len, records, room, made, result);
-}
-
-static eb_status seal_guarded(eb_job *job, uint64_t done, size_t len, uint8_t *records, size_t room, size_t *made,
-                              eb_result *result) {
-  return eb_guard_seal(job->object[2], job->object[0], job->object[1], job->call.number[1] + done, len / EB_PAGE_SIZE,
-                       records, room, made, result);
-}
-
-static eb_status seal_part(eb_job *job, seal_function seal, uint64_t done, size_t len, bool final, eb_result *sum) {
-  const size_t room = len / EB_PAGE_SIZE * EB_RECORD_SIZE;
-  uint8_t *records = eb_job_room(job, room);
-  eb_result result = {.bad_index = UINT64_MAX};
-  size_t made = 0;
-  if (records == NULL) return EB_ERR_BRIDGE_DIED; /* nobody is there to read it */
-  eb_status status = seal(job, done, len, records, room, &made, &result);
-  sum->bad_index = result.bad_index;
-  if (status != EB_OK) return status;
-  add(sum, &result);
-  if (final) (void)small(job, sum, sizeof *sum);
-  eb_job_send(job, made, final);
-  return EB_OK;
-}
-
-/* All or nothing, as in one call. */
-static eb_status sealed(eb_job *job, eb_status status, const eb_result *sum) {
-  if (status != EB_OK) (void)small(job, sum, sizeof *sum);
-  if (status != EB_OK && sum->pages > 0 && job->object[1] != NULL)
-    (void)!eb_transfer_forget(job->object[1], job->call.number[1], sum->pages);
-  return status;
-}
-
-/* number: region, first gpa. Each part of pages is answered by its records. */
+/* number: region, first gpa. */
 static eb_status call_pages_seal(eb_job *job) {
-  const uint64_t total = job->call.bulk_len;
-  eb_result sum = {.bad_index = UINT64_MAX};
-  eb_status status = sealable(job->object[1], (uint32_t)job->call.number[0], job->call.number[1], total);
-  do {
-    if (status != EB_OK || job->part_len == 0) continue;
-    status = seal_part(job, seal_sent, job->taken - job->part_len, job->part_len, job->taken == total, &sum);
-  } while (status == EB_OK && eb_job_next(job));
-  return sealed(job, status, &sum);
-}
-
-/* What is here already is sealed in parts too: the caller takes one while the next is made. */
-static eb_status seal_all(eb_job *job, seal_function seal, uint64_t total, eb_result *sum) {
-  eb_status status = EB_OK;
-  for (uint64_t done = 0, part = EB_FIRST_PART; status == EB_OK && done < total; part *= 2) {
-    const size_t len = smaller(total - done, (part < EB_PART_PAGES ? part : EB_PART_PAGES) * EB_PAGE_SIZE);
-    status = seal_part(job, seal, done, len, done + len == total, sum);
-    done += len;
-  }
+  part_feed context = {job, false};
+  const eb_feed feed = {next_part, &context, false};
+  const eb_sink sink = sink_of(job);
+  eb_result result = {.bad_index = UINT64_MAX};
+  if (job->call.bulk_len > (uint64_t)EB_REKEY_PAGES * EB_PAGE_SIZE) return EB_ERR_LENGTH;
+  eb_status status = eb_pages_seal_fed(job->object[0], job->object[1], (uint32_t)job->call.number[0],
+                                       job->call.number[1], (size_t)job->call.bulk_len, &feed, &sink, &result);
+  (void)small(job, &result, sizeof result);
   return status;
 }
 
 /* number: region, first gpa, offset in the source, length. */
 static eb_status call_pages_seal_from(eb_job *job) {
-  const uint64_t *number = job->call.number, total = number[3];
-  eb_result sum = {.bad_index = UINT64_MAX};
-  eb_status status = sealable(job->object[1], (uint32_t)number[0], number[1], total);
-  if (status == EB_OK) status = eb_source_check(job->object[2], number[2], total);
-  if (status == EB_OK) status = seal_all(job, seal_source, total, &sum);
-  return sealed(job, status, &sum);
+  const uint64_t *number = job->call.number;
+  const eb_sink sink = sink_of(job);
+  eb_result result = {.bad_index = UINT64_MAX};
+  if (number[3] > (uint64_t)EB_REKEY_PAGES * EB_PAGE_SIZE) return EB_ERR_LENGTH;
+  eb_status status = eb_pages_seal_from_to(job->object[0], job->object[1], (uint32_t)number[0], number[1],
+                                           job->object[2], number[2], (size_t)number[3], &sink, &result);
+  (void)small(job, &result, sizeof result);
+  return status;
 }
 
-/* number: the transfer's region (for the check alone), first gpa, pages. */
+/* number: nothing, first gpa, pages. */
 static eb_status call_guard_seal(eb_job *job) {
-  const eb_transfer *transfer = job->object[1];
-  const uint64_t pages = job->call.number[2];
-  eb_result sum = {.bad_index = UINT64_MAX};
-  eb_status status = pages <= EB_REKEY_PAGES ? sealable(job->object[1], transfer->window.region, job->call.number[1],
-                                                        pages * EB_PAGE_SIZE)
-                                             : EB_ERR_LENGTH;
-  if (status == EB_OK) status = seal_all(job, seal_guarded, pages * EB_PAGE_SIZE, &sum);
-  return sealed(job, status, &sum);
+  const eb_sink sink = sink_of(job);
+  eb_result result;
+  eb_status status = eb_guard_seal_to(job->object[2], job->object[0], job->object[1], job->call.number[1],
+                                      job->call.number[2], &sink, &result);
+  (void)small(job, &result, sizeof result);
+  return status;
 }
 
-/* The result of as many parts as took effect goes back whatever the status. */
+/* The result of as many records as took effect goes back whatever the status. */
 static eb_status call_pages_open(eb_job *job) {
-  eb_result sum = {.bad_index = UINT64_MAX};
-  eb_status status = EB_OK;
-  do {
-    eb_result result;
-    status = eb_pages_open(job->object[0], job->object[1], job->part, job->part_len, &result);
-    if (result.bad_index != UINT64_MAX) sum.bad_index = sum.pages + result.bad_index;
-    add(&sum, &result);
-  } while (status == EB_OK && eb_job_next(job));
-  (void)small(job, &sum, sizeof sum);
+  part_feed context = {job, false};
+  const eb_feed feed = {next_part, &context, false};
+  eb_result result = {.bad_index = UINT64_MAX};
+  eb_status status = EB_ERR_LENGTH;
+  if (job->call.bulk_len > 0) status = eb_pages_open_fed(job->object[0], job->object[1], &feed, &result);
+  (void)small(job, &result, sizeof result);
+  return status;
+}
+
+/* ---- lent memory ------------------------------------------------------------------------------- */
+
+/* number: bytes from the start. */
+static eb_status call_lent_new(eb_job *job) {
+  eb_lent_memory *made = NULL;
+  eb_status status = eb_lent_memory_map(job->fds[0], job->call.number[0], &made);
+  return status == EB_OK ? hand_out(job, EB_KIND_LENT, made, free_lent) : status;
+}
+
+typedef struct {
+  uint8_t *at;
+  size_t filled;
+} lent_sink;
+
+static uint8_t *room_in_lent(void *context, size_t n) {
+  const lent_sink *sink = context;
+  (void)n; /* all of it was looked up before */
+  return sink->at + sink->filled;
+}
+
+static void made_in_lent(void *context, size_t n) { ((lent_sink *)context)->filled += n * EB_RECORD_SIZE; }
+
+/* number: region, first gpa, offset of the records. */
+static eb_status call_lent_seal(eb_job *job) {
+  part_feed context = {job, false};
+  lent_sink place = {.at = NULL};
+  const eb_feed feed = {next_part, &context, false};
+  const eb_sink sink = {room_in_lent, made_in_lent, &place};
+  eb_result result = {.bad_index = UINT64_MAX};
+  const uint64_t pages = job->call.bulk_len / EB_PAGE_SIZE;
+  if (pages > EB_REKEY_PAGES) return EB_ERR_LENGTH;
+  place.at = eb_lent_memory_at(job->object[2], job->call.number[2], pages * EB_RECORD_SIZE);
+  if (place.at == NULL) return EB_ERR_BUFFER;
+  eb_status status = eb_pages_seal_fed(job->object[0], job->object[1], (uint32_t)job->call.number[0],
+                                       job->call.number[1], (size_t)job->call.bulk_len, &feed, &sink, &result);
+  if (status != EB_OK && place.filled > 0) memset(place.at, 0, place.filled);
+  (void)small(job, &result, sizeof result);
+  return status;
+}
+
+/* number: offset and length of the records. */
+static eb_status call_lent_open(eb_job *job) {
+  const uint64_t *number = job->call.number;
+  eb_result result = {.bad_index = UINT64_MAX};
+  const uint8_t *records = eb_lent_memory_at(job->object[2], number[0], number[1]);
+  eb_status status = EB_ERR_BUFFER;
+  if (records != NULL) status = eb_pages_open(job->object[0], job->object[1], records, (size_t)number[1], &result);
+  (void)small(job, &result, sizeof result);
   return status;
 }
 

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "guard.h"
+#include "lent_memory.h"
 
 static void destroy(eb_kind kind, void *object) {
   switch (kind) {
@@ -13,6 +14,7 @@ static void destroy(eb_kind kind, void *object) {
     case EB_KIND_SOURCE: eb_source_free(object); break;
     case EB_KIND_GUARD: eb_guard_free(object); break;
     case EB_KIND_SEALING: eb_sealing_free(object); break;
+    case EB_KIND_LENT: eb_lent_memory_free(object); break;
     default: break;
   }
 }

@@ -9,6 +9,7 @@
 
 #include "client.h"
 #include "guard.h"
+#include "lent.h"
 
 /* What every handle is: whose, and its number there. */
 typedef struct {
@@ -22,7 +23,6 @@ struct eb_handshake {
 
 struct eb_session {
   remote at;
-  pthread_mutex_t seal_lock; /* the parts of one batch get consecutive numbers */
 };
 
 struct eb_transfer {
@@ -42,6 +42,11 @@ struct eb_sealing {
 
 struct eb_guard {
   remote at;
+};
+
+struct eb_lent {
+  remote at;
+  const uint8_t *here; /* where it is mapped in this process */
 };
 
 #define OP(function) .call.op = EB_OP_##function
@@ -230,7 +235,6 @@ eb_status eb_handshake_session(eb_handshake *handshake, const uint8_t session_id
   EB_TRY(put_small(&crossing, session_id, EB_SESSION_ID_SIZE));
   EB_TRY(call(&handshake->at, &crossing));
   hold(handshake->at.bridge, &made->at, crossing.reply.handle);
-  pthread_mutex_init(&made->seal_lock, NULL);
   *session = made;
   made = NULL;
 done:
@@ -242,7 +246,6 @@ done:
 
 void eb_session_free(eb_session *session) {
   if (session == NULL) return;
-  if (usable(&session->at) == EB_OK) pthread_mutex_destroy(&session->seal_lock);
   let_go(&session->at);
   free(session);
 }
@@ -415,7 +418,7 @@ void eb_source_free(eb_source *source) {
 
 /* ---- pages --------------------------------------------------------------------------------------------- */
 
-/* What both ways to seal have in common. The parts of one batch get consecutive numbers. */
+/* What all ways to seal have in common. */
 static eb_status seal(eb_session *session, eb_transfer *transfer, eb_crossing *crossing, size_t pages,
                       uint8_t *records, size_t records_cap, size_t *records_len, eb_result *result) {
   eb_status status = EB_OK;
@@ -427,9 +430,7 @@ static eb_status seal(eb_session *session, eb_transfer *transfer, eb_crossing *c
   crossing->out = records;
   crossing->out_cap = pages * EB_RECORD_SIZE;
   if (transfer != NULL) crossing->call.handle[1] = transfer->at.number;
-  pthread_mutex_lock(&session->seal_lock);
   status = call(&session->at, crossing);
-  pthread_mutex_unlock(&session->seal_lock);
   if (status != EB_OK && result != NULL && crossing->reply.small_len == sizeof *result)
     (void)!get_exactly(crossing, result, sizeof *result); /* which page it was */
   if (status == EB_OK) status = get_exactly(crossing, &sealed, sizeof sealed);
@@ -663,5 +664,78 @@ eb_status eb_pages_open(eb_session *session, eb_transfer *transfer, const uint8_
     deliver(transfer, crossing.gpas, result->pages);
 done:
   free(crossing.gpas);
+  return status;
+}
+
+/* ---- lent memory ----------------------------------------------------------------------------------------- */
+
+eb_status eb_lent_new(eb_session *session, int fd, uint8_t *at, size_t bytes, eb_lent **lent) {
+  eb_crossing crossing = {OP(lent_new), .call.number = {bytes}, .fds = {fd}, .fd_count = 1};
+  eb_status status = EB_OK;
+  eb_lent *made = calloc(1, sizeof *made);
+  EB_ENSURE(made != NULL, EB_ERR_MEMORY);
+  EB_TRY(eb_cross(session->at.bridge, &crossing));
+  hold(session->at.bridge, &made->at, crossing.reply.handle);
+  made->here = at;
+  *lent = made;
+  made = NULL;
+done:
+  free(made);
+  return status;
+}
+
+void eb_lent_free(eb_lent *lent) {
+  if (lent == NULL) return;
+  let_go(&lent->at);
+  free(lent);
+}
+
+static bool reaches(const eb_lent *lent, const eb_session *session) {
+  return lent != NULL && session != NULL && lent->at.bridge == session->at.bridge;
+}
+
+eb_status eb_lent_seal(eb_lent *lent, eb_session *session, eb_transfer *transfer, uint32_t region, uint64_t first_gpa,
+                       const uint8_t *plain, size_t len, uint8_t *records, size_t records_cap, eb_result *result) {
+  eb_crossing crossing = {OP(lent_seal), .call.number = {region, first_gpa}, .in = plain, .in_len = len,
+                          .in_unit = EB_PAGE_SIZE};
+  eb_status status = EB_OK;
+  eb_result sealed;
+  size_t made = 0;
+  if (!reaches(lent, session))
+    return eb_pages_seal(session, transfer, region, first_gpa, plain, len, records, records_cap, &made, result);
+  EB_ENSURE(plain != NULL, EB_ERR_ARGUMENT);
+  EB_TRY(usable(&session->at));
+  EB_ENSURE(len % EB_PAGE_SIZE == 0 && len / EB_PAGE_SIZE <= EB_REKEY_PAGES, EB_ERR_LENGTH);
+  EB_ENSURE(transfer == NULL || transfer->at.bridge == session->at.bridge, EB_ERR_ARGUMENT);
+  EB_ENSURE(records_cap >= len / EB_PAGE_SIZE * EB_RECORD_SIZE, EB_ERR_BUFFER);
+  if (transfer != NULL) crossing.call.handle[1] = transfer->at.number;
+  crossing.call.handle[2] = lent->at.number;
+  crossing.call.number[2] = (uint64_t)(records - lent->here);
+  EB_TRY(call(&session->at, &crossing));
+  EB_TRY(get_exactly(&crossing, &sealed, sizeof sealed));
+  if (result != NULL) *result = sealed;
+done:
+  return status;
+}
+
+eb_status eb_lent_open(eb_lent *lent, eb_session *session, eb_transfer *transfer, const uint8_t *records, size_t len,
+                       eb_result *result) {
+  eb_crossing crossing = {OP(lent_open)};
+  eb_status status = EB_OK;
+  EB_ENSURE(result != NULL, EB_ERR_ARGUMENT);
+  *result = (eb_result){.bad_index = UINT64_MAX};
+  EB_ENSURE(transfer != NULL, EB_ERR_ARGUMENT);
+  /* Pages for memory that only this process has are delivered by it, by addresses that it copied itself. */
+  if (!reaches(lent, session) || transfer->memory != NULL)
+    return eb_pages_open(session, transfer, records, len, result);
+  EB_TRY(usable(&session->at));
+  EB_ENSURE(transfer->at.bridge == session->at.bridge, EB_ERR_ARGUMENT);
+  crossing.call.handle[1] = transfer->at.number;
+  crossing.call.handle[2] = lent->at.number;
+  crossing.call.number[0] = (uint64_t)(records - lent->here);
+  crossing.call.number[1] = len;
+  status = call(&session->at, &crossing);
+  if (crossing.reply.small_len == sizeof *result) (void)!get_exactly(&crossing, result, sizeof *result);
+done:
   return status;
 }

@@ -21,10 +21,10 @@
 
 #include "enclave_bridge.h"
 
-#define EB_WIRE_VERSION 1u
+#define EB_WIRE_VERSION 2u
 #define EB_MAX_LANES 16u
-#define EB_LANE_CAPACITY ((size_t)1 << 20) /* of each of a lane's two rings */
-#define EB_PART_PAGES 32u                  /* most pages or records in one part */
+#define EB_LANE_CAPACITY ((size_t)1 << 18) /* of each of a lane's two rings: both stay in a core's own cache */
+#define EB_PART_PAGES 8u                  /* most pages or records in one part */
 #define EB_FIRST_PART 4u                   /* pages: the other side begins as soon as there is something */
 #define EB_PART_BYTES ((size_t)64 << 10)   /* most bytes in one part of anything else */
 #define EB_MAX_OTHERS 4096u                /* handles beside sessions and handshakes */
@@ -38,6 +38,7 @@ typedef enum {
   EB_KIND_SOURCE,
   EB_KIND_GUARD,
   EB_KIND_SEALING,
+  EB_KIND_LENT,
   EB_KIND_MAYBE_TRANSFER, /* of a call only: one, or none */
   EB_KIND_MAYBE_SEALING,
   EB_KIND_ANY,            /* of a call only: the function looks itself */
@@ -89,7 +90,10 @@ typedef enum { EB_BULK_NONE, EB_BULK_BYTES, EB_BULK_PAGES, EB_BULK_RECORDS } eb_
   X(source_open, NONE, NONE, NONE, 0, 0, NONE, 1)                                                \
   X(pages_seal_from, SESSION, MAYBE_TRANSFER, SOURCE, 0, 0, NONE, 0)                            \
   X(pages_seal, SESSION, MAYBE_TRANSFER, NONE, 0, 0, PAGES, 0)                                  \
-  X(pages_open, SESSION, TRANSFER, NONE, 0, 0, RECORDS, 0)
+  X(pages_open, SESSION, TRANSFER, NONE, 0, 0, RECORDS, 0)                                       \
+  X(lent_new, NONE, NONE, NONE, 0, 0, NONE, 1)                                                   \
+  X(lent_seal, SESSION, MAYBE_TRANSFER, LENT, 0, 0, PAGES, 0)                                    \
+  X(lent_open, SESSION, TRANSFER, LENT, 0, 0, NONE, 0)
 
 #define EB_SMALL_SIZE 112u
 
@@ -121,6 +125,7 @@ typedef struct {
 } eb_reply;
 
 _Static_assert(sizeof(eb_call) % 64 == 0 && sizeof(eb_reply) % 64 == 0, "records behind them stay aligned");
+_Static_assert(EB_LANE_CAPACITY / 2 >= 128 + sizeof(eb_reply) + 16 * EB_RECORD_SIZE, "a chunk's records fit a reply");
 _Static_assert(sizeof(eb_bridge_info) <= sizeof((eb_reply *)0)->small, "the info fits");
 
 /* The first message over the socket, from the process that wants the bridge. */

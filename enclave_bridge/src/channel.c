@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "guard.h"
+#include "lent.h"
 #include "ring.h"
 
 #define TRAILER ((size_t)12)
@@ -21,8 +22,9 @@
 
 struct eb_channel {
   uint8_t *ours; /* a page that is zero in a child after fork: two processes must not be one end */
-  void *mapping;
+  uint8_t *mapping;
   size_t bytes;
+  eb_lent *lent; /* the mapping, to the session's bridge; NULL: not needed, or nobody's */
   pthread_mutex_t send_lock, receive_lock; /* taken before any lock of a session or transfer */
   eb_ring out, in;
   const uint8_t *message; /* hostile; NULL: none was looked at */
@@ -95,7 +97,8 @@ static bool mark_ours(eb_channel *channel) {
   return madvise(made, page, MADV_WIPEONFORK) == 0;
 }
 
-eb_status eb_channel_attach(eb_role role, int fd, size_t capacity, eb_channel_memory memory, eb_channel **channel) {
+eb_status eb_channel_attach(eb_session *session, eb_role role, int fd, size_t capacity, eb_channel_memory memory,
+                            eb_channel **channel) {
   eb_status status = EB_OK;
   eb_channel *made = NULL;
   EB_ENSURE(channel != NULL, EB_ERR_ARGUMENT);
@@ -117,6 +120,8 @@ eb_status eb_channel_attach(eb_role role, int fd, size_t capacity, eb_channel_me
   EB_TRY(eb_ring_attach(&made->out, EB_RING_PRODUCER, role == EB_ROLE_CLIENT ? from_client : from_server, half));
   EB_TRY(eb_ring_attach(&made->in, EB_RING_CONSUMER, role == EB_ROLE_CLIENT ? from_server : from_client, half));
   if (memory == EB_CHANNEL_NAMED) made->out.nap_ns = made->in.nap_ns = NAMED_NAP_NS;
+  if (memory == EB_CHANNEL_SEALED && session != NULL)
+    EB_TRY(eb_lent_new(session, fd, made->mapping, made->bytes, &made->lent));
   *channel = made;
   made = NULL;
 done:
@@ -142,6 +147,7 @@ void eb_channel_free(eb_channel *channel) {
   if (channel == NULL) return;
   if (is_ours(channel)) { /* in a child the other end is still the parent's */
     (void)!eb_channel_close(channel);
+    eb_lent_free(channel->lent);
     pthread_mutex_destroy(&channel->send_lock);
     pthread_mutex_destroy(&channel->receive_lock);
   }
@@ -169,12 +175,11 @@ eb_status eb_channel_seal(eb_channel *channel, eb_session *session, eb_transfer 
   const size_t size = len / EB_PAGE_SIZE * EB_RECORD_SIZE;
   eb_status status = EB_OK;
   uint8_t *room = NULL;
-  size_t sealed = 0;
   EB_TRY(usable(channel));
   pthread_mutex_lock(&channel->send_lock);
   status = len / EB_PAGE_SIZE > SIZE_MAX / EB_RECORD_SIZE ? EB_ERR_LENGTH : reserve(channel, size, deadline_ns, &room);
   if (status == EB_OK)
-    status = eb_pages_seal(session, transfer, region, first_gpa, plain, len, room, size, &sealed, result);
+    status = eb_lent_seal(channel->lent, session, transfer, region, first_gpa, plain, len, room, size, result);
   if (status == EB_OK) {
     write_trailer(room + size, EB_CHANNEL_RECORDS, number);
     status = eb_ring_publish(&channel->out, size + TRAILER);
@@ -256,7 +261,7 @@ eb_status eb_channel_open(eb_channel *channel, eb_session *session, eb_transfer 
   if (channel->message == NULL || channel->facts.kind != EB_CHANNEL_RECORDS) {
     status = EB_ERR_STATE;
   } else {
-    status = eb_pages_open(session, transfer, channel->message, channel->facts.len, result);
+    status = eb_lent_open(channel->lent, session, transfer, channel->message, channel->facts.len, result);
     consume(channel);
   }
   pthread_mutex_unlock(&channel->receive_lock);

@@ -25,8 +25,8 @@ typedef struct {
 static ends open_ends(void) {
   ends made = {.pair = pair_new(EB_SUITE_P384_SHA384_AES256GCM, NULL)};
   CHECK_OK(eb_channel_create(CAPACITY, &made.fd));
-  CHECK_OK(eb_channel_attach(EB_ROLE_CLIENT, made.fd, CAPACITY, EB_CHANNEL_SEALED, &made.client));
-  CHECK_OK(eb_channel_attach(EB_ROLE_SERVER, made.fd, CAPACITY, EB_CHANNEL_SEALED, &made.server));
+  CHECK_OK(eb_channel_attach(NULL, EB_ROLE_CLIENT, made.fd, CAPACITY, EB_CHANNEL_SEALED, &made.client));
+  CHECK_OK(eb_channel_attach(NULL, EB_ROLE_SERVER, made.fd, CAPACITY, EB_CHANNEL_SEALED, &made.server));
   made.memory = mmap(NULL, eb_channel_bytes(CAPACITY), PROT_READ | PROT_WRITE, MAP_SHARED, made.fd, 0);
   CHECK(made.memory != MAP_FAILED);
   return made;
@@ -166,11 +166,11 @@ static void test_arguments_when_wrong_are_refused(void) {
   CHECK_STATUS(EB_ERR_ARGUMENT, eb_channel_create(CAPACITY, NULL));
   CHECK_STATUS(EB_ERR_ARGUMENT, eb_channel_create(CAPACITY + 1, &open.fd));
   CHECK_STATUS(EB_ERR_ARGUMENT, eb_channel_format(open.fd, 1));
-  CHECK_STATUS(EB_ERR_ARGUMENT, eb_channel_attach(EB_ROLE_CLIENT, open.fd, CAPACITY, EB_CHANNEL_SEALED, NULL));
-  CHECK_STATUS(EB_ERR_ARGUMENT, eb_channel_attach((eb_role)0, open.fd, CAPACITY, EB_CHANNEL_SEALED, &channel));
-  CHECK_STATUS(EB_ERR_ARGUMENT, eb_channel_attach(EB_ROLE_CLIENT, open.fd, 1, EB_CHANNEL_SEALED, &channel));
+  CHECK_STATUS(EB_ERR_ARGUMENT, eb_channel_attach(NULL, EB_ROLE_CLIENT, open.fd, CAPACITY, EB_CHANNEL_SEALED, NULL));
+  CHECK_STATUS(EB_ERR_ARGUMENT, eb_channel_attach(NULL, (eb_role)0, open.fd, CAPACITY, EB_CHANNEL_SEALED, &channel));
+  CHECK_STATUS(EB_ERR_ARGUMENT, eb_channel_attach(NULL, EB_ROLE_CLIENT, open.fd, 1, EB_CHANNEL_SEALED, &channel));
   CHECK_STATUS(EB_ERR_ARGUMENT,
-               eb_channel_attach(EB_ROLE_CLIENT, open.fd, CAPACITY, (eb_channel_memory)3, &channel));
+               eb_channel_attach(NULL, EB_ROLE_CLIENT, open.fd, CAPACITY, (eb_channel_memory)3, &channel));
   CHECK_STATUS(EB_ERR_ARGUMENT, eb_channel_close(NULL));
   CHECK_STATUS(EB_ERR_ARGUMENT, eb_channel_next(open.client, 0, NULL));
   CHECK_STATUS(EB_ERR_ARGUMENT, eb_channel_open(open.client, open.pair->client, open.pair->sent, NULL));
@@ -194,19 +194,19 @@ static void test_memory_when_a_peer_could_cut_it_is_refused(void) {
   CHECK(ftruncate(unsealed, (off_t)eb_channel_bytes(CAPACITY)) == 0);
   CHECK_OK(eb_channel_format(unsealed, CAPACITY));
   CHECK_STATUS(EB_ERR_RING_MEMORY,
-               eb_channel_attach(EB_ROLE_CLIENT, unsealed, CAPACITY, EB_CHANNEL_SEALED, &channel));
+               eb_channel_attach(NULL, EB_ROLE_CLIENT, unsealed, CAPACITY, EB_CHANNEL_SEALED, &channel));
   CHECK(ftruncate(unsealed, 4096) == 0 && fcntl(unsealed, F_ADD_SEALS, F_SEAL_SHRINK) == 0);
   CHECK_STATUS(EB_ERR_RING_MEMORY,
-               eb_channel_attach(EB_ROLE_CLIENT, unsealed, CAPACITY, EB_CHANNEL_SEALED, &channel));
+               eb_channel_attach(NULL, EB_ROLE_CLIENT, unsealed, CAPACITY, EB_CHANNEL_SEALED, &channel));
   CHECK_STATUS(EB_ERR_RING_MEMORY,
-               eb_channel_attach(EB_ROLE_CLIENT, -1, CAPACITY, EB_CHANNEL_SEALED, &channel));
+               eb_channel_attach(NULL, EB_ROLE_CLIENT, -1, CAPACITY, EB_CHANNEL_SEALED, &channel));
   CHECK(ftruncate(open.fd, 4096) != 0); /* one of ours cannot be cut */
   int readable = openat(AT_FDCWD, "/proc/self/exe", O_RDONLY | O_CLOEXEC);
   CHECK_STATUS(EB_ERR_RING_MEMORY,
-               eb_channel_attach(EB_ROLE_CLIENT, readable, EB_CHANNEL_MIN_CAPACITY, EB_CHANNEL_NAMED, &channel));
+               eb_channel_attach(NULL, EB_ROLE_CLIENT, readable, EB_CHANNEL_MIN_CAPACITY, EB_CHANNEL_NAMED, &channel));
   CHECK_STATUS(EB_ERR_RING_MEMORY, eb_channel_format(readable, EB_CHANNEL_MIN_CAPACITY));
   CHECK_STATUS(EB_ERR_RING_CORRUPT,
-               eb_channel_attach(EB_ROLE_CLIENT, open.fd, CAPACITY / 2, EB_CHANNEL_SEALED, &channel));
+               eb_channel_attach(NULL, EB_ROLE_CLIENT, open.fd, CAPACITY / 2, EB_CHANNEL_SEALED, &channel));
   close(readable);
   close(unsealed);
   close_ends(&open);
@@ -219,8 +219,8 @@ static void test_named_file_when_formatted_carries_pages(void) {
   CHECK(open.fd >= 0 && unlink(path) == 0);
   CHECK(ftruncate(open.fd, (off_t)eb_channel_bytes(CAPACITY) + 4096) == 0);
   CHECK_OK(eb_channel_format(open.fd, CAPACITY));
-  CHECK_OK(eb_channel_attach(EB_ROLE_CLIENT, open.fd, CAPACITY, EB_CHANNEL_NAMED, &open.client));
-  CHECK_OK(eb_channel_attach(EB_ROLE_SERVER, open.fd, CAPACITY, EB_CHANNEL_NAMED, &open.server));
+  CHECK_OK(eb_channel_attach(NULL, EB_ROLE_CLIENT, open.fd, CAPACITY, EB_CHANNEL_NAMED, &open.client));
+  CHECK_OK(eb_channel_attach(NULL, EB_ROLE_SERVER, open.fd, CAPACITY, EB_CHANNEL_NAMED, &open.server));
   CHECK_OK(send_pages(&open, 0, 8, 0, 0));
   CHECK_OK(receive_pages(&open, &result));
   CHECK(result.pages == 8 && pair_arrived(open.pair, 7));

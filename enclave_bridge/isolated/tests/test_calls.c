@@ -22,11 +22,47 @@ static bool given_up(void) {
   return !kept;
 }
 
-static uint64_t handshake(void) {
-  const eb_reply reply =
-      caller_call(&shared, (eb_call){.op = EB_OP_handshake_new, .number = {EB_ROLE_CLIENT, 1, 2}}, NULL, 0);
+static uint64_t handshake_of(eb_role role) {
+  const eb_reply reply = caller_call(&shared, (eb_call){.op = EB_OP_handshake_new, .number = {role, 1, 2}}, NULL, 0);
   CHECK_STATUS(EB_OK, reply.status);
   return reply.handle;
+}
+
+static uint64_t handshake(void) { return handshake_of(EB_ROLE_CLIENT); }
+
+static void release(uint64_t handle) {
+  CHECK_STATUS(EB_OK, status_of((eb_call){.op = EB_OP_release, .handle = {handle}}, NULL, 0));
+}
+
+/* Both ends of one session. */
+static void make_sessions(uint64_t sessions[2]) {
+  const uint64_t ends[] = {handshake(), handshake_of(EB_ROLE_SERVER)};
+  uint8_t keys[2][EB_SMALL_SIZE];
+  uint32_t lens[2];
+  for (int i = 0; i < 2; i++) {
+    CHECK_STATUS(EB_OK, status_of((eb_call){.op = EB_OP_handshake_select, .handle = {ends[i]}, .number = {2}}, NULL, 0));
+    const eb_call call = {.op = EB_OP_handshake_public_key, .handle = {ends[i]}, .number = {2, EB_SMALL_SIZE}};
+    const eb_reply reply = caller_call(&shared, call, NULL, 0);
+    lens[i] = reply.small_len;
+    memcpy(keys[i], reply.small, lens[i]);
+  }
+  for (int i = 0; i < 2; i++) {
+    eb_call call = {.op = EB_OP_handshake_derive, .handle = {ends[i]}, .small_len = lens[1 - i]};
+    memcpy(call.small, keys[1 - i], lens[1 - i]);
+    CHECK_STATUS(EB_OK, status_of(call, NULL, 0));
+  }
+  for (int i = 0; i < 2; i++) {
+    const eb_reply mac = caller_call(
+        &shared, (eb_call){.op = EB_OP_handshake_finished, .handle = {ends[i]}, .number = {EB_SMALL_SIZE}}, NULL, 0);
+    eb_call call = {.op = EB_OP_handshake_check_finished, .handle = {ends[1 - i]}, .small_len = mac.small_len};
+    memcpy(call.small, mac.small, mac.small_len);
+    CHECK_STATUS(EB_OK, status_of(call, NULL, 0));
+  }
+  for (int i = 0; i < 2; i++) {
+    const eb_call call = {.op = EB_OP_handshake_session, .handle = {ends[i]}, .small_len = EB_SESSION_ID_SIZE};
+    sessions[i] = caller_call(&shared, call, NULL, 0).handle;
+    release(ends[i]);
+  }
 }
 
 static uint64_t transfer(uint64_t pages) {
@@ -35,10 +71,6 @@ static uint64_t transfer(uint64_t pages) {
   const eb_reply reply = caller_call(&shared, call, NULL, 0);
   CHECK_STATUS(EB_OK, reply.status);
   return reply.handle;
-}
-
-static void release(uint64_t handle) {
-  CHECK_STATUS(EB_OK, status_of((eb_call){.op = EB_OP_release, .handle = {handle}}, NULL, 0));
 }
 
 static void test_call_when_shorter_than_a_call_is_given_up(void) {
@@ -85,10 +117,10 @@ static void test_bulk_data_when_other_than_announced_is_given_up(void) {
       {EB_OP_handshake_absorb, EB_PART_BYTES + 1, EB_PART_BYTES + 1}, /* a part too large */
       {EB_OP_handshake_absorb, 9, 4},                  /* less, and then nothing */
       {EB_OP_pages_open, EB_RECORD_SIZE, EB_RECORD_SIZE - 1}, /* not whole */
-      {EB_OP_pages_open, 33 * EB_RECORD_SIZE, 33 * EB_RECORD_SIZE},
+      {EB_OP_pages_open, sizeof bytes, sizeof bytes},
       {EB_OP_pages_open, 2 * EB_RECORD_SIZE, EB_RECORD_SIZE},
       {EB_OP_pages_seal, EB_PAGE_SIZE, EB_RECORD_SIZE},
-      {EB_OP_pages_seal, 33 * EB_PAGE_SIZE, 33 * EB_PAGE_SIZE},
+      {EB_OP_pages_seal, (EB_PART_PAGES + 1) * EB_PAGE_SIZE, (EB_PART_PAGES + 1) * EB_PAGE_SIZE},
       {EB_OP_pages_seal, UINT64_MAX, EB_PAGE_SIZE},
   };
   for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -228,7 +260,7 @@ static void test_numbers_when_absurd_are_errors_of_the_call(void) {
   release(account);
 }
 
-static void send_descriptors(int count) {
+static void send_descriptors(int count, int fd) {
   union {
     struct cmsghdr header;
     uint8_t bytes[CMSG_SPACE(4 * sizeof(int))];
@@ -236,7 +268,7 @@ static void send_descriptors(int count) {
   uint8_t byte = 0;
   struct iovec data = {&byte, 1};
   struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1};
-  const int fds[4] = {0, 0, 0, 0};
+  const int fds[4] = {fd, fd, fd, fd};
   if (count > 0) {
     message.msg_control = &control;
     message.msg_controllen = CMSG_SPACE((size_t)count * sizeof(int));
@@ -258,11 +290,74 @@ static void test_descriptors_when_none_or_many_come_leave_none_open(void) {
   const uint64_t account = transfer(1);
   const int before = open_descriptors();
   for (int count = 0; count <= 4; count++) {
-    send_descriptors(count);
+    send_descriptors(count, 0);
     CHECK(status_of((eb_call){.op = EB_OP_transfer_set_target_fd, .handle = {account}}, NULL, 0) != EB_OK);
     CHECK(open_descriptors() == before);
   }
   release(account);
+}
+
+static int memory(size_t len, int seals) {
+  const int fd = memfd_create("lent", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  CHECK(fd >= 0 && ftruncate(fd, (off_t)len) == 0 && fcntl(fd, F_ADD_SEALS, seals) == 0);
+  return fd;
+}
+
+static void test_lent_memory_when_it_could_be_cut_is_refused(void) {
+  const size_t len = 4 * EB_PAGE_SIZE;
+  const struct {
+    int fd;
+    uint64_t number;
+    eb_status status;
+  } cases[] = {
+      {memory(len, 0), len, EB_ERR_RING_MEMORY},
+      {memory(len, F_SEAL_GROW), len, EB_ERR_RING_MEMORY},
+      {open("/dev/zero", O_RDWR | O_CLOEXEC), len, EB_ERR_RING_MEMORY},
+      {memory(len, F_SEAL_SHRINK), len + 1, EB_ERR_RING_MEMORY},
+      {memory(len, F_SEAL_SHRINK), UINT64_MAX, EB_ERR_RING_MEMORY},
+      {memory(len, F_SEAL_SHRINK), 0, EB_ERR_RING_MEMORY},
+      {memory(len, F_SEAL_SHRINK), len, EB_OK},
+  };
+  CHECK_STATUS(EB_ERR_RING_MEMORY, status_of((eb_call){.op = EB_OP_lent_new, .number = {len}}, NULL, 0));
+  for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    send_descriptors(1, cases[i].fd);
+    const eb_reply reply = caller_call(&shared, (eb_call){.op = EB_OP_lent_new, .number = {cases[i].number}}, NULL, 0);
+    CHECK_STATUS(cases[i].status, reply.status);
+    if (reply.status == EB_OK) release(reply.handle);
+    close(cases[i].fd);
+  }
+}
+
+static void test_lent_memory_when_records_are_not_all_in_it_is_not_touched(void) {
+  enum { PAGES = 2, LEN = PAGES * EB_RECORD_SIZE + 64 };
+  static const uint8_t plain[PAGES * EB_PAGE_SIZE];
+  static uint64_t sessions[2];
+  const uint64_t account = transfer(PAGES), offsets[] = {65, LEN, LEN + 1, UINT64_MAX, UINT64_MAX - LEN};
+  const int fd = memory(LEN, F_SEAL_SHRINK);
+  make_sessions(sessions);
+  send_descriptors(1, fd);
+  const uint64_t lent = caller_call(&shared, (eb_call){.op = EB_OP_lent_new, .number = {LEN}}, NULL, 0).handle;
+  const eb_call seal = {.op = EB_OP_lent_seal, .handle = {sessions[0], account, lent}, .number = {7, 0x1000, 0}};
+  const eb_call open = {.op = EB_OP_lent_open, .handle = {sessions[1], account, lent}, .number = {0, EB_RECORD_SIZE}};
+  for (size_t i = 0; i < sizeof offsets / sizeof offsets[0]; i++) {
+    eb_call call = seal;
+    call.number[2] = offsets[i];
+    CHECK_STATUS(EB_ERR_BUFFER, status_of(call, plain, sizeof plain));
+    call = open;
+    call.number[0] = offsets[i];
+    call.number[1] = PAGES * EB_RECORD_SIZE;
+    CHECK_STATUS(EB_ERR_BUFFER, status_of(call, NULL, 0));
+    call.number[0] = 64;
+    call.number[1] = offsets[i] + PAGES * EB_RECORD_SIZE;
+    CHECK(status_of(call, NULL, 0) != EB_OK);
+  }
+  CHECK_STATUS(EB_ERR_LENGTH, status_of(seal, NULL, 0));
+  CHECK_STATUS(EB_OK, status_of(seal, plain, sizeof plain));
+  CHECK_STATUS(EB_ERR_STATE, status_of(open, NULL, 0)); /* it has no target */
+  release(lent);
+  release(account);
+  for (int i = 0; i < 2; i++) release(sessions[i]);
+  close(fd);
 }
 
 static void test_set_up_when_absurd_is_refused(void) {
@@ -297,6 +392,8 @@ int main(void) {
   RUN(test_call_that_makes_when_the_table_is_full_is_a_limit);
   RUN(test_numbers_when_absurd_are_errors_of_the_call);
   RUN(test_descriptors_when_none_or_many_come_leave_none_open);
+  RUN(test_lent_memory_when_it_could_be_cut_is_refused);
+  RUN(test_lent_memory_when_records_are_not_all_in_it_is_not_touched);
   RUN(test_set_up_when_absurd_is_refused);
   caller_close(&shared);
   return 0;

@@ -1,7 +1,7 @@
 """Sealed pages through shared memory: one end of a pair of rings.
 
-A channel holds no secret. With the bridge in this process pages are sealed straight into the ring and opened
-straight out of it; with a bridge elsewhere the records are copied once on the way.
+A channel holds no secret. Pages are sealed straight into the ring and opened straight out of it, also by a bridge in
+another process, which then maps the same memory. Only where that memory could be cut (`named`) it gets copies.
 """
 
 from __future__ import annotations
@@ -79,17 +79,24 @@ class Channel:
 
     `named`: fd is a file or device that this side's operator chose. Otherwise it must be memory that cannot shrink,
     since a peer that cuts it would kill this process; anything else is `RING_MEMORY`. fd may be closed afterwards.
+    `session` is whose records it will carry: its bridge works in the ring itself, wherever it is. Records of other
+    sessions are copied when their bridge is in another process.
     Every call can raise `BridgeStatusError` with RING_CLOSED, RING_CORRUPT (for good) or RING_TIMEOUT.
     """
 
-    __slots__ = ("_channel",)
+    __slots__ = ("_backend", "_channel")
 
-    def __init__(self, fd: int, capacity: int, *, role: Role, named: bool = False) -> None:
-        out = ffi.new("eb_channel **")
+    def __init__(
+        self, fd: int, capacity: int, *, role: Role, named: bool = False, session: Session | None = None
+    ) -> None:
+        # Each backend has its own code of a channel.
+        self._backend: Any = _native if session is None or named else session._backend
+        owned = self._backend.ffi.NULL if session is None or named else session._live()
+        out = self._backend.ffi.new("eb_channel **")
         kind = lib.EB_CHANNEL_NAMED if named else lib.EB_CHANNEL_SEALED
-        check(lib.eb_channel_attach(int(role), fd, capacity, kind, out))
+        check(self._backend.lib.eb_channel_attach(owned, int(role), fd, capacity, kind, out))
         # Freed with the last reference; a call in progress holds one.
-        self._channel: Any = ffi.gc(out[0], lib.eb_channel_free)
+        self._channel: Any = self._backend.ffi.gc(out[0], self._backend.lib.eb_channel_free)
 
     def seal(
         self,
@@ -103,17 +110,17 @@ class Channel:
         timeout_s: float,
     ) -> SealResult:
         """Seal the pages of `plain` as one message. Nothing is sent unless all of it is."""
-        if session._backend is not _native:
+        if session._backend is not self._backend:
             records, result = session.seal(transfer, region=region, first_gpa=first_gpa, plain=plain)
             self.put(RECORDS_KIND, records, number=number, timeout_s=timeout_s)
             return result
         owned = None if transfer is None else transfer._live()
-        raw = ffi.new("eb_result *")
+        raw = self._backend.ffi.new("eb_result *")
         with _read(plain) as source:
-            status = lib.eb_channel_seal(
+            status = self._backend.lib.eb_channel_seal(
                 self._channel,
                 session._live(),
-                ffi.NULL if owned is None else owned[0],
+                self._backend.ffi.NULL if owned is None else owned[0],
                 region,
                 first_gpa,
                 source,
@@ -128,13 +135,13 @@ class Channel:
     def put(self, kind: int, message: ReadableBuffer, *, number: int = 0, timeout_s: float) -> None:
         """Send a message of the caller's, or records that were sealed before."""
         with _read(message) as view:
-            status = lib.eb_channel_put(self._channel, kind, number, view, len(view), _deadline(timeout_s))
+            status = self._backend.lib.eb_channel_put(self._channel, kind, number, view, len(view), _deadline(timeout_s))
         check(status)
 
     def next(self, timeout_s: float) -> ChannelMessage | None:
         """The next message, which stays until it is opened or taken; None when none came in time."""
-        raw = ffi.new("eb_channel_message *")
-        status = lib.eb_channel_next(self._channel, _deadline(timeout_s), raw)
+        raw = self._backend.ffi.new("eb_channel_message *")
+        status = self._backend.lib.eb_channel_next(self._channel, _deadline(timeout_s), raw)
         if status == lib.EB_ERR_RING_TIMEOUT:
             return None
         check(status)
@@ -142,11 +149,11 @@ class Channel:
 
     def open(self, session: Session, transfer: Transfer) -> OpenResult:
         """Open the records that are next into the transfer's target, as `Session.open` does. They are gone then."""
-        if session._backend is not _native:
+        if session._backend is not self._backend:
             message = self.next(0)
             return session.open(transfer, b"" if message is None else self.take(message.size))
-        raw = ffi.new("eb_result *")
-        status = lib.eb_channel_open(self._channel, session._live(), transfer._live()[0], raw)
+        raw = self._backend.ffi.new("eb_result *")
+        status = self._backend.lib.eb_channel_open(self._channel, session._live(), transfer._live()[0], raw)
         bad = None if raw.bad_index == _NO_INDEX else int(raw.bad_index)
         result = OpenResult(raw.pages, bad, raw.nanoseconds, raw.epoch, raw.sequence)
         if status:
@@ -161,12 +168,12 @@ class Channel:
         if message.size > limit:
             raise BridgeStatusError(lib.EB_ERR_BUFFER)
         out, out_len = bytearray(message.size), ffi.new("size_t *")
-        check(lib.eb_channel_take(self._channel, ffi.from_buffer("uint8_t[]", out), message.size, out_len))
+        check(self._backend.lib.eb_channel_take(self._channel, ffi.from_buffer("uint8_t[]", out), message.size, out_len))
         return bytes(out)
 
     def close(self) -> None:
         """End the channel for both sides. Safe in any thread, and twice."""
-        lib.eb_channel_close(self._channel)  # in a forked child: nothing to do
+        self._backend.lib.eb_channel_close(self._channel)  # in a forked child: nothing to do
 
     def __enter__(self) -> Self:
         return self

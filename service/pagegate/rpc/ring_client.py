@@ -79,7 +79,7 @@ class ClientRing:
             return None
         if not offer.socket:
             return _in_file(self._wanted, offer.capacity)
-        return fetch(self._wanted if isinstance(self._wanted, Path) else Path(offer.socket), offer)
+        return fetch(self._wanted if isinstance(self._wanted, Path) else Path(offer.socket), offer, session)
 
     def drop(self, *, ask_again: bool) -> None:
         """Ends it. `ask_again`: the next transfer asks the server for another."""
@@ -116,8 +116,11 @@ def _in_file(wanted: bool | Path, capacity: int) -> ClientLink | None:
         os.close(fd)
 
 
-def fetch(path: Path, offer: pb.OpenRingResponse) -> ClientLink | None:
-    """The shared memory that a server offered; None where it cannot be had from here (another host or namespace)."""
+def fetch(path: Path, offer: pb.OpenRingResponse, session: eb.Session | None = None) -> ClientLink | None:
+    """The shared memory that a server offered; None where it cannot be had from here (another host or namespace).
+
+    The bridge of `session` works in it.
+    """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.settimeout(_CONNECT_S)
@@ -128,7 +131,7 @@ def fetch(path: Path, offer: pb.OpenRingResponse) -> ClientLink | None:
             if greeting != READY or len(fds) != 1:
                 raise ConnectionError("the server handed nothing over")
             # What came is believed only if it is memory that nobody can cut, of the size that was offered.
-            channel = eb.Channel(fds[0], offer.capacity, role=eb.Role.CLIENT)
+            channel = eb.Channel(fds[0], offer.capacity, role=eb.Role.CLIENT, session=session)
         finally:
             for fd in fds:
                 os.close(fd)

@@ -17,6 +17,7 @@ import enclave_bridge as eb
 from pagegate.errors import ConfigError, PagegateError, TransferError
 from pagegate.rpc.ring import PATIENCE_S, READY, TOKEN_SIZE, RingLink, RingOffer
 from pagegate.rpc.ring_transfers import RingTransfers
+from pagegate.transfer.faults import transfer_faults
 
 _log = logging.getLogger(__name__)
 
@@ -131,7 +132,9 @@ class RingServer:
             return None
         fd = eb.create_channel(self.capacity)
         try:
-            channel = eb.Channel(fd, self.capacity, role=eb.Role.SERVER)
+            session = self._transfers.session(session_id)
+            with transfer_faults():
+                channel = eb.Channel(fd, self.capacity, role=eb.Role.SERVER, session=session)
             socket.send_fds(connection, [READY], [fd])
         finally:
             os.close(fd)

@@ -35,6 +35,10 @@ class RingTransfers:
         self._sessions = sessions
         self._gate = gate
 
+    def session(self, session_id: bytes) -> eb.Session:
+        """The session that a ring is for. Raises TransferError SESSION_UNKNOWN or SESSION_EXPIRED."""
+        return self._sessions.get(session_id).established.session
+
     def run(self, link: RingLink, session_id: bytes, peer: str, *, idle_s: float | None = None) -> None:
         """One transfer after another, until the peer ends, errs, is idle for so long, or its session is over.
 

@@ -57,6 +57,30 @@ def test_pages_when_sealed_into_a_channel_arrive(ends, backend):
     assert target == pages(PAGES)
 
 
+def test_pages_when_the_bridge_has_the_channels_memory_arrive(backend):
+    pair = connect(backend=backend)
+    sent, received = pair.transfers(PAGES)
+    target, ring = os.memfd_create("target"), create_channel(CAPACITY)
+    try:
+        os.ftruncate(target, PAGES * PAGE_SIZE)
+        received.target_fd(target)
+        client = Channel(ring, CAPACITY, role=Role.CLIENT, session=pair.client)
+        server = Channel(ring, CAPACITY, role=Role.SERVER, session=pair.server)
+        for number in range(5):  # once around the ring
+            client.seal(
+                pair.client, sent, region=REGION, first_gpa=BASE_GPA, plain=pages(PAGES), number=number, timeout_s=1
+            )
+            assert server.next(1).number == number
+            assert server.open(pair.server, received).pages == PAGES
+        assert os.pread(target, PAGES * PAGE_SIZE, 0) == pages(PAGES)
+        client.put(2, b"control", timeout_s=0)
+        assert server.next(1).kind == 2
+        assert server.take(7) == b"control"
+    finally:
+        os.close(target)
+        os.close(ring)
+
+
 def test_record_when_of_another_session_is_refused_with_how_far_it_got(ends, backend):
     client, server = ends
     pair, other = connect(backend=backend), connect(backend=backend)

@@ -1,0 +1,55 @@
+/*
+ * The page path for pages that come, or records that go, part by part: what enclave_bridge.h's functions do with
+ * whole buffers. From the first part to the last it is one call: one check of the whole, consecutive numbers, one
+ * lane, and the direction of the session is locked. A part that is late makes the next call of that direction wait.
+ */
+#ifndef EB_PAGES_H
+#define EB_PAGES_H
+
+#include <stdbool.h>
+
+#include "enclave_bridge.h"
+
+/* Where pages or records come from. */
+typedef struct {
+  /* The next part, of whole pages or records; *len 0 after the last. It is the page path's until the next call. */
+  eb_status (*next)(void *context, const uint8_t **part, size_t *len);
+  void *context;
+  bool is_private; /* nobody else sees the part: it may be overwritten */
+} eb_feed;
+
+/* A buffer as a feed of one part: {eb_next_of_whole, &whole, false}. */
+typedef struct {
+  const uint8_t *buffer;
+  size_t len;
+} eb_whole;
+
+static inline eb_status eb_next_of_whole(void *context, const uint8_t **part, size_t *len) {
+  eb_whole *whole = context;
+  *part = whole->buffer;
+  *len = whole->len;
+  whole->len = 0;
+  return EB_OK;
+}
+
+/* Where records go. */
+typedef struct {
+  /* Room for the next n records; NULL: nobody is there to take them. */
+  uint8_t *(*room)(void *context, size_t n);
+  /* All n are in the room. It may be gone afterwards, and what was handed over is not taken back on failure. */
+  void (*made)(void *context, size_t n);
+  void *context;
+} eb_sink;
+
+/* As their namesakes in enclave_bridge.h, but for the buffers. A caller of eb_pages_seal_fed has seen to it that what
+ * comes from the feed is `len` bytes and does not overlap the sink's room. EB_ERR_BRIDGE_DIED: the sink is gone. */
+eb_status eb_pages_seal_fed(eb_session *session, eb_transfer *transfer, uint32_t region, uint64_t first_gpa, size_t len,
+                            const eb_feed *plain, const eb_sink *records, eb_result *result);
+eb_status eb_pages_seal_from_to(eb_session *session, eb_transfer *transfer, uint32_t region, uint64_t first_gpa,
+                                eb_source *source, uint64_t source_offset, size_t len, const eb_sink *records,
+                                eb_result *result);
+eb_status eb_guard_seal_to(eb_guard *guard, eb_session *session, eb_transfer *transfer, uint64_t first_gpa,
+                           uint64_t pages, const eb_sink *records, eb_result *result);
+eb_status eb_pages_open_fed(eb_session *session, eb_transfer *transfer, const eb_feed *records, eb_result *result);
+
+#endif
