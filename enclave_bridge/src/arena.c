@@ -1,10 +1,16 @@
 #include "arena.h"
 
-#include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "guard.h"
+
+/* As OPENSSL_cleanse, which takes five times as long for the many pages of a batch. The compiler cannot know that
+ * nobody looks at the memory any more. */
+static void wipe(void *memory, size_t len) {
+  memset(memory, 0, len);
+  __asm__ volatile("" : : "r"(memory) : "memory");
+}
 
 static size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 
@@ -38,7 +44,7 @@ bool eb_arena_alive(const eb_arena *arena) { return eb_secret_alive(&arena->memo
 void eb_arena_close(eb_arena *arena) {
   if (eb_arena_alive(arena)) { /* in a child neither the secrets nor the locks are its own */
     for (int i = 0; i < EB_POOLS; i++)
-      OPENSSL_cleanse(arena->pools[i].base, arena->pools[i].slot_size * arena->pools[i].count);
+      wipe(arena->pools[i].base, arena->pools[i].slot_size * arena->pools[i].count);
     eb_mutex_destroy(&arena->lock);
     eb_condition_destroy(&arena->given_back);
   }
@@ -64,7 +70,7 @@ void *eb_arena_wait(eb_arena *arena, eb_pool_kind kind) { return take(arena, kin
 void eb_arena_give_used(eb_arena *arena, eb_pool_kind kind, void *slot, size_t used) {
   if (slot == NULL) return;
   eb_pool *pool = &arena->pools[kind];
-  OPENSSL_cleanse(slot, used);
+  wipe(slot, used);
   eb_mutex_lock(&arena->lock);
   pool->free_slots[pool->free_count++] = (uint32_t)((size_t)((uint8_t *)slot - pool->base) / pool->slot_size);
   eb_condition_signal(&arena->given_back);
