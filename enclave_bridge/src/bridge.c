@@ -25,6 +25,14 @@ done:
   return status;
 }
 
+static eb_status fetch_digests(eb_bridge *bridge) {
+  for (eb_suite suite = 1; suite <= EB_SUITES; suite++) {
+    bridge->digest[suite - 1] = EVP_MD_fetch(NULL, eb_suite_find(suite)->digest, NULL);
+    if (bridge->digest[suite - 1] == NULL) return EB_ERR_CRYPTO;
+  }
+  return EB_OK;
+}
+
 eb_status eb_bridge_open(const eb_bridge_options *options, eb_bridge **bridge) {
   const eb_bridge_options defaults = {.max_sessions = DEFAULT_SESSIONS, .max_handshakes = DEFAULT_HANDSHAKES};
   eb_status status = EB_OK;
@@ -48,7 +56,7 @@ eb_status eb_bridge_open(const eb_bridge_options *options, eb_bridge **bridge) {
   EB_TRY(eb_platform_prepare());
   EB_TRY(eb_arena_open(&made->arena, plan, true));
   EB_TRY(eb_staging_open(made, options->file_io));
-  EB_TRY(eb_crypto_open(&made->crypto));
+  EB_TRY(fetch_digests(made));
   EB_TRY(choose_kernel(made, options->gcm_kernel));
   *bridge = made;
   made = NULL;
@@ -61,7 +69,7 @@ void eb_bridge_hold(eb_bridge *bridge) { atomic_fetch_add(&bridge->references, 1
 
 void eb_bridge_free(eb_bridge *bridge) {
   if (bridge == NULL || atomic_fetch_sub(&bridge->references, 1) != 1) return;
-  eb_crypto_close(&bridge->crypto);
+  for (size_t i = 0; i < EB_SUITES; i++) EVP_MD_free(bridge->digest[i]);
   eb_staging_close(bridge);
   eb_arena_close(&bridge->arena);
   free(bridge);

@@ -1,19 +1,20 @@
 #ifndef EB_BRIDGE_H
 #define EB_BRIDGE_H
 
+#include <openssl/evp.h>
 #include <stdatomic.h>
 
 #include "arena.h"
 #include "file_io.h"
 #include "gcm.h"
-#include "kdf.h"
+#include "suite.h"
 
 #define EB_LANES 8u /* calls of the page path that run at once; more wait for one */
 
 struct eb_bridge {
   atomic_uint references;
   eb_arena arena;
-  eb_crypto crypto;
+  EVP_MD *digest[EB_SUITES]; /* of transcripts */
   const eb_gcm_ops *gcm;
   uint64_t memfd_device; /* where memfds are; 0: not known */
   eb_staging staging[EB_STAGING_SLOTS]; /* beside the arena's slots of the same number */

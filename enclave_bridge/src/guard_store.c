@@ -12,6 +12,7 @@
 
 #include "equal.h"
 #include "guard.h"
+#include "hmac.h"
 #include "page_guard.h"
 #include "record.h"
 
@@ -40,13 +41,9 @@ static size_t chunk_at(const eb_guard *guard, uint64_t first) {
   return left < CHUNK ? (size_t)left : CHUNK;
 }
 
-static eb_status begin_mac(const eb_guard *guard, const uint8_t *label, size_t label_len, EVP_MAC_CTX **mac) {
-  eb_status status = EB_OK;
-  EB_TRY(eb_hmac_begin(&guard->bridge->crypto, EB_GUARD_SUITE, guard->secret->keys + EB_GUARD_KEY_SIZE,
-                       EB_GUARD_KEY_SIZE, mac));
-  EB_ENSURE(EVP_MAC_update(*mac, label, label_len) == 1, EB_ERR_CRYPTO);
-done:
-  return status;
+static void begin_mac(const eb_guard *guard, const uint8_t *label, size_t label_len, eb_hmac *mac) {
+  eb_hmac_begin(mac, EB_GUARD_SUITE, guard->secret->keys + EB_GUARD_KEY_SIZE, EB_GUARD_KEY_SIZE);
+  eb_hmac_update(mac, label, label_len);
 }
 
 /* ---- the table --------------------------------------------------------------------------- */
@@ -59,11 +56,11 @@ static void write_header(const eb_guard *guard, uint8_t header[HEADER]) {
   eb_store_u64le(header + AT_COUNTER, guard->counter);
 }
 
-static eb_status save_all(const eb_guard *guard, int fd, EVP_MAC_CTX *mac) {
+static eb_status save_all(const eb_guard *guard, int fd, eb_hmac *mac) {
   eb_status status = EB_OK;
   uint8_t header[HEADER], chunk[CHUNK * ENTRY], tag[MAC];
   write_header(guard, header);
-  EB_ENSURE(EVP_MAC_update(mac, header, sizeof header) == 1, EB_ERR_CRYPTO);
+  eb_hmac_update(mac, header, sizeof header);
   EB_TRY(eb_file_put(fd, 0, header, sizeof header));
   uint64_t at = HEADER;
   for (uint64_t first = 0; first < guard->pages; first += CHUNK) {
@@ -72,11 +69,11 @@ static eb_status save_all(const eb_guard *guard, int fd, EVP_MAC_CTX *mac) {
       eb_store_u64le(chunk + i * ENTRY, guard->entries[first + i].counter);
       memcpy(chunk + i * ENTRY + 8, guard->entries[first + i].tag, EB_TAG_SIZE);
     }
-    EB_ENSURE(EVP_MAC_update(mac, chunk, n * ENTRY) == 1, EB_ERR_CRYPTO);
+    eb_hmac_update(mac, chunk, n * ENTRY);
     EB_TRY(eb_file_put(fd, at, chunk, n * ENTRY));
     at += n * ENTRY;
   }
-  EB_TRY(eb_hmac_end(mac, EB_GUARD_SUITE, tag));
+  eb_hmac_end(mac, tag);
   EB_TRY(eb_file_put(fd, at, tag, sizeof tag));
   EB_TRY(eb_file_cut(fd, table_size(guard)));
 done:
@@ -85,17 +82,17 @@ done:
 
 eb_status eb_guard_save(eb_guard *guard, int table_fd) {
   eb_status status = EB_OK;
-  EVP_MAC_CTX *mac = NULL;
+  eb_hmac mac;
   bool locked = false;
   EB_TRY(eb_guard_usable(guard));
   eb_mutex_lock(&guard->lock);
   locked = true;
   /* A frozen guard would be saved with counters that were perhaps used. */
   EB_ENSURE(guard->sealing != NULL && !guard->frozen, EB_ERR_STATE);
-  EB_TRY(begin_mac(guard, table_label, sizeof table_label, &mac));
-  EB_TRY(save_all(guard, table_fd, mac));
+  begin_mac(guard, table_label, sizeof table_label, &mac);
+  EB_TRY(save_all(guard, table_fd, &mac));
 done:
-  EVP_MAC_CTX_free(mac);
+  OPENSSL_cleanse(&mac, sizeof mac);
   if (locked) eb_mutex_unlock(&guard->lock);
   return status;
 }
@@ -105,22 +102,22 @@ static bool same_scope(const uint8_t header[HEADER], const eb_guard_scope *scope
 }
 
 /* Into private memory first: what is checked is what is used. */
-static eb_status load_table(eb_guard *guard, int fd, const uint8_t header[HEADER], EVP_MAC_CTX *mac) {
+static eb_status load_table(eb_guard *guard, int fd, const uint8_t header[HEADER], eb_hmac *mac) {
   eb_status status = EB_OK;
   uint8_t chunk[CHUNK * ENTRY], tag[MAC], expected[MAC];
   uint64_t at = HEADER;
-  EB_ENSURE(EVP_MAC_update(mac, header, HEADER) == 1, EB_ERR_CRYPTO);
+  eb_hmac_update(mac, header, HEADER);
   for (uint64_t first = 0; first < guard->pages; first += CHUNK) {
     const size_t n = chunk_at(guard, first);
     EB_ENSURE(eb_file_get(fd, at, chunk, n * ENTRY), EB_ERR_TABLE);
-    EB_ENSURE(EVP_MAC_update(mac, chunk, n * ENTRY) == 1, EB_ERR_CRYPTO);
+    eb_hmac_update(mac, chunk, n * ENTRY);
     for (size_t i = 0; i < n; i++) {
       guard->entries[first + i].counter = eb_load_u64le(chunk + i * ENTRY);
       memcpy(guard->entries[first + i].tag, chunk + i * ENTRY + 8, EB_TAG_SIZE);
     }
     at += n * ENTRY;
   }
-  EB_TRY(eb_hmac_end(mac, EB_GUARD_SUITE, expected));
+  eb_hmac_end(mac, expected);
   EB_ENSURE(eb_file_get(fd, at, tag, sizeof tag), EB_ERR_TABLE);
   EB_ENSURE(eb_equal(tag, expected, sizeof tag), EB_ERR_TABLE);
 done:
@@ -130,15 +127,11 @@ done:
 
 /* ---- the journal ------------------------------------------------------------------------- */
 
-static eb_status write_mac(const eb_guard *guard, const uint8_t head[WRITE_AT_MAC], uint8_t out[MAC]) {
-  eb_status status = EB_OK;
-  EVP_MAC_CTX *mac = NULL;
-  EB_TRY(begin_mac(guard, write_label, sizeof write_label, &mac));
-  EB_ENSURE(EVP_MAC_update(mac, head, WRITE_AT_MAC) == 1, EB_ERR_CRYPTO);
-  EB_TRY(eb_hmac_end(mac, EB_GUARD_SUITE, out));
-done:
-  EVP_MAC_CTX_free(mac);
-  return status;
+static void write_mac(const eb_guard *guard, const uint8_t head[WRITE_AT_MAC], uint8_t out[MAC]) {
+  eb_hmac mac;
+  begin_mac(guard, write_label, sizeof write_label, &mac);
+  eb_hmac_update(&mac, head, WRITE_AT_MAC);
+  eb_hmac_end(&mac, out);
 }
 
 eb_status eb_guard_journal_write(eb_guard *guard, uint64_t index, const eb_guard_entry *entry, const uint8_t *page) {
@@ -150,7 +143,7 @@ eb_status eb_guard_journal_write(eb_guard *guard, uint64_t index, const eb_guard
   eb_store_u64le(record + 16, index);
   eb_store_u64le(record + 24, entry->counter);
   memcpy(record + WRITE_AT_TAG, entry->tag, EB_TAG_SIZE);
-  EB_TRY(write_mac(guard, record, record + WRITE_AT_MAC));
+  write_mac(guard, record, record + WRITE_AT_MAC);
   memcpy(record + WRITE_HEAD, page, EB_PAGE_SIZE);
   EB_TRY(eb_file_put(guard->journal, at, record, sizeof record));
   EB_TRY(eb_file_sync(guard->journal));
@@ -202,7 +195,7 @@ static eb_status load_journal(eb_guard *guard, int fd, uint64_t generation) {
   uint64_t at = table_size(guard);
   for (uint64_t n = 0; eb_file_get(fd, at, record, sizeof record); at += WRITE, n++) {
     const uint64_t made = eb_load_u64le(record + 8), index = eb_load_u64le(record + 16);
-    EB_TRY(write_mac(guard, record, expected));
+    write_mac(guard, record, expected);
     if (!eb_equal(expected, record + WRITE_AT_MAC, MAC) || eb_load_u64le(record) != n) break;
     EB_ENSURE(made >= guard->generation && made <= generation + 1 && index < guard->pages, EB_ERR_TABLE);
     guard->generation = made;
@@ -221,21 +214,21 @@ eb_status eb_guard_load(eb_bridge *bridge, eb_sealing *sealing, const eb_guard_s
                         uint64_t fd_offset, int table_fd, eb_guard **guard) {
   eb_status status = EB_OK;
   eb_guard *made = NULL;
-  EVP_MAC_CTX *mac = NULL;
+  eb_hmac mac;
   uint8_t header[HEADER];
   EB_ENSURE(sealing != NULL && scope != NULL && guard != NULL, EB_ERR_ARGUMENT);
   EB_ENSURE(eb_file_get(table_fd, 0, header, sizeof header) && same_scope(header, scope), EB_ERR_TABLE);
   const eb_guard_scope saved = {scope->region, eb_load_u64le(header + AT_GENERATION), scope->pages};
   EB_TRY(eb_guard_make(bridge, sealing, &saved, fd, fd_offset, header + AT_SALT, &made));
-  EB_TRY(begin_mac(made, table_label, sizeof table_label, &mac));
-  EB_TRY(load_table(made, table_fd, header, mac));
+  begin_mac(made, table_label, sizeof table_label, &mac);
+  EB_TRY(load_table(made, table_fd, header, &mac));
   EB_ENSURE(saved.generation <= scope->generation, EB_ERR_TABLE);
   EB_TRY(load_journal(made, table_fd, scope->generation));
   made->frozen = true;
   *guard = made;
   made = NULL;
 done:
-  EVP_MAC_CTX_free(mac);
+  OPENSSL_cleanse(&mac, sizeof mac);
   eb_guard_free(made);
   return status;
 }

@@ -7,6 +7,8 @@
 
 #include "equal.h"
 #include "guard.h"
+#include "hmac.h"
+#include "kdf.h"
 #include "session.h"
 
 static eb_role other(eb_role role) { return role == EB_ROLE_CLIENT ? EB_ROLE_SERVER : EB_ROLE_CLIENT; }
@@ -58,7 +60,7 @@ eb_status eb_handshake_new(eb_bridge *bridge, eb_role role, const eb_suite *suit
     made->keys[at] = EVP_PKEY_Q_keygen(NULL, NULL, "EC", facts->group);
     made->transcript[at] = EVP_MD_CTX_new();
     EB_ENSURE(made->keys[at] != NULL && made->transcript[at] != NULL, EB_ERR_CRYPTO);
-    EB_ENSURE(EVP_DigestInit_ex2(made->transcript[at], bridge->crypto.digest[at], NULL) == 1, EB_ERR_CRYPTO);
+    EB_ENSURE(EVP_DigestInit_ex2(made->transcript[at], bridge->digest[at], NULL) == 1, EB_ERR_CRYPTO);
   }
   *handshake = made;
   made = NULL;
@@ -234,8 +236,8 @@ static eb_status expand_all(const eb_handshake *handshake) {
   };
   eb_status status = EB_OK;
   for (size_t i = 0; i < sizeof schedule / sizeof schedule[0]; i++)
-    EB_TRY(eb_hkdf_expand_label(&handshake->bridge->crypto, handshake->suite, secret->prk, schedule[i].label,
-                                schedule[i].out, eb_suite_find(handshake->suite)->hash_size));
+    EB_TRY(eb_hkdf_expand_label(handshake->suite, secret->prk, schedule[i].label, schedule[i].out,
+                                eb_suite_find(handshake->suite)->hash_size));
 done:
   return status;
 }
@@ -255,8 +257,8 @@ eb_status eb_handshake_derive(eb_handshake *handshake, const uint8_t *peer_key, 
   if (status == EB_OK) status = agree(handshake, peer, handshake->secret->shared);
   if (status == EB_OK) status = transcript_hash(handshake, salt, &salt_len);
   if (status == EB_OK)
-    status = eb_hkdf_extract(&handshake->bridge->crypto, handshake->suite, salt, salt_len, handshake->secret->shared,
-                             eb_suite_find(handshake->suite)->secret_size, handshake->secret->prk);
+    eb_hkdf_extract(handshake->suite, salt, salt_len, handshake->secret->shared,
+                    eb_suite_find(handshake->suite)->secret_size, handshake->secret->prk);
   if (status == EB_OK) status = expand_all(handshake);
 
   OPENSSL_cleanse(handshake->secret->shared, sizeof handshake->secret->shared);
@@ -274,9 +276,11 @@ static eb_status finished_mac(eb_handshake *handshake, eb_role role, uint8_t mac
   eb_status status = EB_OK;
   uint8_t hash[EB_MAX_HASH_SIZE];
   size_t hash_len = 0;
+  eb_hmac keyed;
   EB_TRY(transcript_hash(handshake, hash, &hash_len));
-  EB_TRY(eb_hmac(&handshake->bridge->crypto, handshake->suite, handshake->secret->finished[role - 1], hash_len, hash,
-                 hash_len, mac));
+  eb_hmac_begin(&keyed, handshake->suite, handshake->secret->finished[role - 1], hash_len);
+  eb_hmac_update(&keyed, hash, hash_len);
+  eb_hmac_end(&keyed, mac);
 done:
   return status;
 }

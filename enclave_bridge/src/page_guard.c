@@ -11,6 +11,7 @@
 
 #include "equal.h"
 #include "guard.h"
+#include "kdf.h"
 #include "record.h"
 #include "transfer.h"
 
@@ -50,7 +51,6 @@ void eb_guard_free(eb_guard *guard) {
 /* The table's keys from the sealing key, or from one that ends with the guard. */
 static eb_status derive_keys(eb_guard *guard) {
   static const char label[] = "pagegate/v1 region guard"; /* its terminating zero is part of the info */
-  const eb_crypto *crypto = &guard->bridge->crypto;
   const eb_gcm_ops *ops = guard->bridge->gcm;
   eb_guard_secret *secret = guard->secret;
   const uint8_t *root = secret->root;
@@ -66,9 +66,8 @@ static eb_status derive_keys(eb_guard *guard) {
     root = guard->sealing->key;
   else
     EB_TRY(eb_platform_random(secret->root, sizeof secret->root));
-  EB_TRY(eb_hkdf_extract(crypto, EB_GUARD_SUITE, guard->salt, sizeof guard->salt, root, EB_SEALING_KEY_SIZE,
-                         secret->prk));
-  EB_TRY(eb_hkdf_expand(crypto, EB_GUARD_SUITE, secret->prk, info, sizeof label + 16 + name_len, secret->keys,
+  eb_hkdf_extract(EB_GUARD_SUITE, guard->salt, sizeof guard->salt, root, EB_SEALING_KEY_SIZE, secret->prk);
+  EB_TRY(eb_hkdf_expand(EB_GUARD_SUITE, secret->prk, info, sizeof label + 16 + name_len, secret->keys,
                         sizeof secret->keys));
   guard->gcm = (eb_gcm){.ops = ops, .secret = secret->gcm};
   EB_TRY(ops->setup(&guard->gcm, EB_GUARD_KEY_SIZE, true));

@@ -6,6 +6,7 @@
 
 #include "equal.h"
 #include "guard.h"
+#include "kdf.h"
 
 #ifdef EB_TEST_KEYS /* a program of the tests alone, which looks for these where they must not be */
 void eb_test_key(const uint8_t *key, size_t len);
@@ -26,13 +27,12 @@ eb_status eb_session_usable(const eb_session *session) {
  * chain the keys before it cannot be had. */
 static eb_status derive_epoch(const eb_session *session, uint8_t chain[EB_MAX_HASH_SIZE], eb_epoch_secret *epoch,
                               eb_gcm *gcm) {
-  const eb_crypto *crypto = &session->bridge->crypto;
   const eb_suite_facts *facts = eb_suite_find(session->suite);
   eb_status status = EB_OK;
   uint8_t next[EB_MAX_HASH_SIZE];
-  EB_TRY(eb_hkdf_expand_label(crypto, session->suite, chain, "key", epoch->key, facts->key_size));
-  EB_TRY(eb_hkdf_expand_label(crypto, session->suite, chain, "iv", epoch->iv, sizeof epoch->iv));
-  EB_TRY(eb_hkdf_expand_label(crypto, session->suite, chain, "next epoch", next, facts->hash_size));
+  EB_TRY(eb_hkdf_expand_label(session->suite, chain, "key", epoch->key, facts->key_size));
+  EB_TRY(eb_hkdf_expand_label(session->suite, chain, "iv", epoch->iv, sizeof epoch->iv));
+  EB_TRY(eb_hkdf_expand_label(session->suite, chain, "next epoch", next, facts->hash_size));
   EB_TRY(gcm->ops->set_key(gcm, epoch->key, facts->key_size));
   eb_test_key(epoch->key, facts->key_size);
   eb_test_key(epoch->iv, sizeof epoch->iv);
@@ -82,9 +82,11 @@ eb_status eb_session_new(eb_bridge *bridge, eb_role role, eb_suite suite, const 
 
   memcpy(made->secret->send_chain, from->write[role - 1], EB_MAX_HASH_SIZE);
   memcpy(made->secret->recv_chain, from->write[eb_session_peer(made) - 1], EB_MAX_HASH_SIZE);
-  memcpy(made->secret->mac, from->mac, sizeof made->secret->mac);
   for (size_t i = 0; i < EB_ROLES; i++)
-    for (size_t j = 0; j < EB_PURPOSES; j++) eb_test_key(from->mac[i][j], eb_suite_find(suite)->hash_size);
+    for (size_t j = 0; j < EB_PURPOSES; j++) {
+      eb_hmac_begin(&made->secret->mac[i][j], suite, from->mac[i][j], eb_suite_find(suite)->hash_size);
+      eb_test_key(from->mac[i][j], eb_suite_find(suite)->hash_size);
+    }
   EB_TRY(open_gcm(made, &made->send_gcm, &made->secret->send, true));
   EB_TRY(derive_epoch(made, made->secret->send_chain, &made->secret->send, &made->send_gcm));
   for (size_t i = 0; i < EB_RECV_EPOCHS; i++)
@@ -199,12 +201,11 @@ done:
   return status;
 }
 
-eb_status eb_session_mac_begin(eb_session *session, eb_role role, eb_mac_purpose purpose, EVP_MAC_CTX **mac) {
+eb_status eb_session_mac_begin(eb_session *session, eb_role role, eb_mac_purpose purpose, eb_hmac *mac) {
   eb_status status = EB_OK;
   eb_mutex_lock(&session->keys_lock);
   EB_ENSURE(!atomic_load(&session->closed), EB_ERR_SESSION_CLOSED);
-  EB_TRY(eb_hmac_begin(&session->bridge->crypto, session->suite, session->secret->mac[role - 1][purpose - 1],
-                       eb_suite_find(session->suite)->hash_size, mac));
+  *mac = session->secret->mac[role - 1][purpose - 1];
 done:
   eb_mutex_unlock(&session->keys_lock);
   return status;
@@ -213,13 +214,12 @@ done:
 static eb_status message_mac(eb_session *session, eb_role role, eb_mac_purpose purpose, const uint8_t *message,
                              size_t len, uint8_t out[EB_MAX_MAC_SIZE]) {
   eb_status status = EB_OK;
-  EVP_MAC_CTX *mac = NULL;
+  eb_hmac mac;
   EB_ENSURE(purpose >= 1 && purpose <= EB_PURPOSES && (message != NULL || len == 0), EB_ERR_ARGUMENT);
   EB_TRY(eb_session_mac_begin(session, role, purpose, &mac));
-  EB_ENSURE(len == 0 || EVP_MAC_update(mac, message, len) == 1, EB_ERR_CRYPTO);
-  EB_TRY(eb_hmac_end(mac, session->suite, out));
+  eb_hmac_update(&mac, message, len);
+  eb_hmac_end(&mac, out);
 done:
-  EVP_MAC_CTX_free(mac);
   return status;
 }
 

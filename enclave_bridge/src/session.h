@@ -3,6 +3,7 @@
 
 #include "bridge.h"
 #include "handshake.h"
+#include "hmac.h"
 #include "window.h"
 
 #define EB_RECV_EPOCHS 3u /* previous, current, next: epoch e is at e % 3 */
@@ -19,7 +20,7 @@ typedef struct {
 typedef struct {
   eb_epoch_secret send, recv[EB_RECV_EPOCHS];
   uint8_t send_chain[EB_MAX_HASH_SIZE], recv_chain[EB_MAX_HASH_SIZE];
-  uint8_t mac[EB_ROLES][EB_PURPOSES][EB_MAX_HASH_SIZE];
+  eb_hmac mac[EB_ROLES][EB_PURPOSES]; /* keyed, to be copied */
 } eb_session_secret;
 
 typedef struct {
@@ -62,8 +63,8 @@ eb_recv_epoch *eb_session_recv_epoch(eb_session *session, uint32_t epoch);
 /* With recv_lock held, after a record under `epoch` has verified: if it is the next one it becomes
  * the current one, the one before the former current is destroyed and another is made ready. */
 eb_status eb_session_confirm_recv(eb_session *session, uint32_t epoch);
-/* A keyed HMAC of role's key for a purpose; freed by EVP_MAC_CTX_free. */
-eb_status eb_session_mac_begin(eb_session *session, eb_role role, eb_mac_purpose purpose, EVP_MAC_CTX **mac);
+/* A keyed HMAC of role's key for a purpose; eb_hmac_end zeroises it. EB_ERR_SESSION_CLOSED. */
+eb_status eb_session_mac_begin(eb_session *session, eb_role role, eb_mac_purpose purpose, eb_hmac *mac);
 /* Zeroises all keys. Takes the locks; safe to repeat. */
 void eb_session_wipe(eb_session *session);
 

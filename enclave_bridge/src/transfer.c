@@ -187,17 +187,16 @@ done:
 }
 
 /* With the lock held: the account of the transfer goes into the MAC. */
-static eb_status hash_account(const eb_transfer *transfer, EVP_MAC_CTX *mac) {
+static void hash_account(const eb_transfer *transfer, eb_hmac *mac) {
   static const uint8_t label[] = "commit"; /* its terminating zero is part of the message */
   enum { ENTRY = 8 + EB_TAG_SIZE };
-  eb_status status = EB_OK;
   uint8_t chunk[COMMIT_CHUNK * ENTRY], count[8];
   size_t used = 0;
 
   eb_store_u64le(count, transfer->pages);
-  EB_ENSURE(EVP_MAC_update(mac, label, sizeof label) == 1, EB_ERR_CRYPTO);
-  EB_ENSURE(EVP_MAC_update(mac, transfer->id, sizeof transfer->id) == 1, EB_ERR_CRYPTO);
-  EB_ENSURE(EVP_MAC_update(mac, count, sizeof count) == 1, EB_ERR_CRYPTO);
+  eb_hmac_update(mac, label, sizeof label);
+  eb_hmac_update(mac, transfer->id, sizeof transfer->id);
+  eb_hmac_update(mac, count, sizeof count);
   for (uint64_t i = 0; i < transfer->window.pages; i++) {
     if (transfer->recorded[i / 64] == 0) {
       i |= 63; /* nothing in this word */
@@ -208,26 +207,23 @@ static eb_status hash_account(const eb_transfer *transfer, EVP_MAC_CTX *mac) {
     memcpy(chunk + used + 8, transfer->tags[i], EB_TAG_SIZE);
     used += ENTRY;
     if (used == sizeof chunk) {
-      EB_ENSURE(EVP_MAC_update(mac, chunk, used) == 1, EB_ERR_CRYPTO);
+      eb_hmac_update(mac, chunk, used);
       used = 0;
     }
   }
-  EB_ENSURE(used == 0 || EVP_MAC_update(mac, chunk, used) == 1, EB_ERR_CRYPTO);
-done:
-  return status;
+  eb_hmac_update(mac, chunk, used);
 }
 
 static eb_status commit_mac(eb_session *session, eb_role role, eb_transfer *transfer, uint8_t out[EB_MAX_MAC_SIZE]) {
   eb_status status = EB_OK;
-  EVP_MAC_CTX *mac = NULL;
+  eb_hmac mac;
   EB_ENSURE(session->bridge == transfer->bridge, EB_ERR_ARGUMENT);
   EB_TRY(eb_session_mac_begin(session, role, EB_MAC_TRANSFER, &mac));
   eb_mutex_lock(&transfer->lock);
-  status = hash_account(transfer, mac);
+  hash_account(transfer, &mac);
   eb_mutex_unlock(&transfer->lock);
-  if (status == EB_OK) status = eb_hmac_end(mac, session->suite, out);
+  eb_hmac_end(&mac, out);
 done:
-  EVP_MAC_CTX_free(mac);
   return status;
 }
 

@@ -41,8 +41,15 @@ static void finished(void) {
   }
 }
 
+/* How much was hashed is public, and libcrypto branches on it. */
+static void make_mac_secret(eb_hmac *mac) {
+  SECRET(mac->inner.sha512.h);
+  SECRET(mac->outer.sha512.h);
+}
+
 static void make_secret(eb_session *session) {
-  SECRET(session->secret->mac);
+  for (size_t i = 0; i < EB_ROLES; i++)
+    for (size_t j = 0; j < EB_PURPOSES; j++) make_mac_secret(&session->secret->mac[i][j]);
   SECRET(session->secret->send_chain);
   SECRET(session->secret->recv_chain);
   SECRET(session->secret->send.iv);

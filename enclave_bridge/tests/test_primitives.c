@@ -1,5 +1,8 @@
-/* Statuses, HKDF, AES-GCM, the replay window and the record header, each by itself. */
+/* Statuses, HMAC and HKDF, AES-GCM, the replay window and the record header, each by itself. */
+#include <openssl/evp.h>
+
 #include "gcm.h"
+#include "hmac.h"
 #include "kdf.h"
 #include "pair.h"
 #include "record.h"
@@ -27,6 +30,67 @@ static void test_status_table_when_read_gives_stable_names(void) {
   CHECK(strcmp(eb_status_text(EB_OK), "ok") == 0);
   CHECK(strcmp(eb_status_name(999), "EB_ERR_UNKNOWN") == 0);
   CHECK(strcmp(eb_status_text(-1), "unknown status") == 0);
+}
+
+static void test_hmac_when_given_known_input_gives_known_output(void) {
+  /* RFC 4231, cases 1, 2 and 6 (a key longer than a block), and their like with no data */
+  static const struct {
+    const char *key, *data, *sha256, *sha384;
+  } known[] = {
+      {"0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b", "4869205468657265",
+       "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7",
+       "afd03944d84895626b0825f4ab46907f15f9dadbe4101ec682aa034c7cebc59cfaea9ea9076ede7f4af152e8b2fa9cb6"},
+      {"4a656665", "7768617420646f2079612077616e7420666f72206e6f7468696e673f",
+       "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843",
+       "af45d2e376484031617f78d2b58a6b1b9c7ef464f5a01b47e42ec3736322445e8e2240ca5e69e2c78b3239ecfab21649"},
+      {"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+       "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+       "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+       "54657374205573696e67204c6172676572205468616e20426c6f636b2d53697a65204b6579202d2048617368204b6579204669727374",
+       "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54",
+       "4ece084485813e9088d2c63a041bc5b44f9ef1012a2b588f3cd11f05033ac4c60c2ef6ab4030fe8296248df163f44952"},
+  };
+  const eb_suite suites[] = {EB_SUITE_P256_SHA256_AES128GCM, EB_SUITE_P384_SHA384_AES256GCM};
+  for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+    for (size_t j = 0; j < 2; j++) {
+      uint8_t key[256], data[256], expected[64], out[EB_MAX_HASH_SIZE];
+      const size_t key_len = unhex(known[i].key, key), len = unhex(known[i].data, data);
+      const size_t size = unhex(j == 0 ? known[i].sha256 : known[i].sha384, expected);
+      eb_hmac mac;
+      eb_hmac_begin(&mac, suites[j], key, key_len);
+      eb_hmac_update(&mac, data, len);
+      eb_hmac_end(&mac, out);
+      CHECK(memcmp(out, expected, size) == 0);
+      for (size_t k = 0; k < sizeof mac; k++) CHECK(((const uint8_t *)&mac)[k] == 0);
+    }
+}
+
+/* Against libcrypto's own: every length of a key and of data up to some blocks, in pieces, from a copied state. */
+static void test_hmac_when_compared_with_libcryptos_is_the_same(void) {
+  static const struct {
+    eb_suite suite;
+    const char *digest;
+  } suites[] = {{EB_SUITE_P256_SHA256_AES128GCM, "SHA256"}, {EB_SUITE_P384_SHA384_AES256GCM, "SHA384"}};
+  uint8_t key[300], data[300], out[EB_MAX_HASH_SIZE], expected[EVP_MAX_MD_SIZE];
+  for (size_t i = 0; i < sizeof key; i++) {
+    key[i] = (uint8_t)(i * 7 + 1);
+    data[i] = (uint8_t)(i * 13 + 5);
+  }
+  for (size_t i = 0; i < 2; i++)
+    for (size_t key_len = 0; key_len <= sizeof key; key_len += key_len < 140 ? 1 : 37) {
+      eb_hmac keyed;
+      eb_hmac_begin(&keyed, suites[i].suite, key, key_len);
+      for (size_t len = 0; len <= sizeof data; len += 1 + key_len % 31) {
+        eb_hmac mac = keyed;
+        size_t size = 0;
+        eb_hmac_update(&mac, data, len / 3);
+        eb_hmac_update(&mac, data + len / 3, len - len / 3);
+        eb_hmac_end(&mac, out);
+        CHECK(EVP_Q_mac(NULL, "HMAC", NULL, suites[i].digest, NULL, key, key_len, data, len, expected, sizeof expected,
+                        &size) != NULL);
+        CHECK(memcmp(out, expected, size) == 0);
+      }
+    }
 }
 
 static void test_hkdf_when_given_known_input_gives_known_output(void) {
@@ -57,32 +121,26 @@ static void test_hkdf_when_given_known_input_gives_known_output(void) {
        "704b39990779ce1dc548052c7dc39f303570dd13fb39f7acc564680bef80e8dec70ee9a7e1f3e293ef68eceb072a5ade",
        "9b5097a86038b805309076a44b3a9f38063e25b516dcbf369f394cfab43685f748b6457763e4f0204fc5"},
   };
-  eb_crypto crypto;
-  CHECK_OK(eb_crypto_open(&crypto));
   for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
     uint8_t ikm[128], salt[128], info[128], prk[EB_MAX_HASH_SIZE], expected[128], okm[128];
     size_t ikm_len = unhex(known[i].ikm, ikm), salt_len = unhex(known[i].salt, salt);
     size_t info_len = unhex(known[i].info, info), prk_len = unhex(known[i].prk, expected);
-    CHECK_OK(eb_hkdf_extract(&crypto, known[i].suite, salt, salt_len, ikm, ikm_len, prk));
+    eb_hkdf_extract(known[i].suite, salt, salt_len, ikm, ikm_len, prk);
     CHECK(memcmp(prk, expected, prk_len) == 0);
     size_t okm_len = unhex(known[i].okm, expected);
-    CHECK_OK(eb_hkdf_expand(&crypto, known[i].suite, prk, info, info_len, okm, okm_len));
+    CHECK_OK(eb_hkdf_expand(known[i].suite, prk, info, info_len, okm, okm_len));
     CHECK(memcmp(okm, expected, okm_len) == 0);
   }
-  eb_crypto_close(&crypto);
 }
 
 static void test_hkdf_when_asked_for_too_much_refuses(void) {
   static uint8_t out[255 * 32 + 1];
   uint8_t prk[32] = {1};
-  eb_crypto crypto;
-  CHECK_OK(eb_crypto_open(&crypto));
-  CHECK_OK(eb_hkdf_expand(&crypto, EB_SUITE_P256_SHA256_AES128GCM, prk, NULL, 0, out, sizeof out - 1));
-  CHECK_STATUS(EB_ERR_LENGTH, eb_hkdf_expand(&crypto, EB_SUITE_P256_SHA256_AES128GCM, prk, NULL, 0, out, sizeof out));
+  CHECK_OK(eb_hkdf_expand(EB_SUITE_P256_SHA256_AES128GCM, prk, NULL, 0, out, sizeof out - 1));
+  CHECK_STATUS(EB_ERR_LENGTH, eb_hkdf_expand(EB_SUITE_P256_SHA256_AES128GCM, prk, NULL, 0, out, sizeof out));
   CHECK_STATUS(EB_ERR_ARGUMENT,
-               eb_hkdf_expand_label(&crypto, EB_SUITE_P256_SHA256_AES128GCM, prk,
+               eb_hkdf_expand_label(EB_SUITE_P256_SHA256_AES128GCM, prk,
                                     "a label that is much longer than any label of the key schedule", out, 32));
-  eb_crypto_close(&crypto);
 }
 
 /* McGrew and Viega, "The Galois/Counter Mode of Operation", test cases 1, 4, 13 and 16 (also NIST's). */
@@ -261,6 +319,8 @@ static void test_nonce_when_the_number_is_one_changes_the_last_byte(void) {
 
 int main(void) {
   RUN(test_status_table_when_read_gives_stable_names);
+  RUN(test_hmac_when_given_known_input_gives_known_output);
+  RUN(test_hmac_when_compared_with_libcryptos_is_the_same);
   RUN(test_hkdf_when_given_known_input_gives_known_output);
   RUN(test_hkdf_when_asked_for_too_much_refuses);
   RUN(test_gcm_when_given_known_input_gives_known_output);
