@@ -2,7 +2,9 @@
 
 Each figure is the time of one whole call from Python, by the page: batches of one page, 64 and 256. `open` puts a
 batch's records into a region (what a server does on TransferPages), `seal_from` seals a region's pages (GetRegion),
-`seal` seals the caller's memory (a client that isolates its bridge). The two backends take turns batch by batch.
+`seal` seals the caller's memory (a client that isolates its bridge). Batches come as those of a stream do, one after the
+other; the two backends take turns burst by burst. `after_pause` is the first call when the bridge's process sleeps,
+which it does after 50 us without one: what a lone batch costs more is the waking up.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from pagegate.bench.run import Results, Say, Series, Target, describe_machine
 BATCHES = (1, 64, 256)
 _LIMIT = 1.1
 _REGION = 1
+_BURST = 16
+_PAUSE_S = 0.002
 _BACKENDS: Mapping[str, type[eb.Bridge]] = {"in_process": eb.Bridge, "isolated": eb.IsolatedBridge}
 
 
@@ -47,29 +51,44 @@ def run(rounds: int, mebibytes: int, say: Say) -> Results:
         for pages in BATCHES:
             say(f"{rounds} interleaved rounds of batches of {pages} pages")
             calls = {name: stack.enter_context(_calls(end, pages)) for name, end in ends.items()}
-            batches = max(8, (mebibytes << 8) // max(pages, 64))
+            bursts = max(2, (mebibytes << 8) // max(pages, 64) // _BURST)
             for _ in range(rounds):
                 for operation in ("open", "seal_from", "seal"):
-                    _round(values, {name: made[operation] for name, made in calls.items()}, operation, pages, batches)
+                    operations = {name: made[operation] for name, made in calls.items()}
+                    _round(values, operations, f"{operation}_{pages}", bursts, _BURST, pages)
+                paused = {name: _after_pause(made["open"]) for name, made in calls.items()}
+                _round(values, paused, f"open_{pages}_after_pause", _BURST, 1, pages)
     series = {name: Series("us/page", some) for name, some in values.items()}
     return Results(about, series, _targets(series), simulated=False)
 
 
+Burst = Callable[[int], float]
+"""Makes so many calls, one after the other, and returns their seconds."""
+
+
 def _round(
-    values: dict[str, list[float]], calls: Mapping[str, Callable[[], float]], operation: str, pages: int, batches: int
+    values: dict[str, list[float]], calls: Mapping[str, Burst], name: str, bursts: int, burst: int, pages: int
 ) -> None:
     """Turn and turn about, so that whatever else runs on the machine hits both alike."""
     spent = dict.fromkeys(calls, 0.0)
-    for _ in range(batches):
-        for name, call in calls.items():
-            spent[name] += call()
-    for name, seconds in spent.items():
-        values.setdefault(f"{operation}_{pages}_{name}", []).append(seconds / batches / pages * 1e6)
+    for _ in range(bursts):
+        for backend, call in calls.items():
+            spent[backend] += call(burst)
+    for backend, seconds in spent.items():
+        values.setdefault(f"{name}_{backend}", []).append(seconds / bursts / burst / pages * 1e6)
+
+
+def _after_pause(call: Burst) -> Burst:
+    def paused(count: int) -> float:
+        time.sleep(_PAUSE_S)
+        return call(count)
+
+    return paused
 
 
 @contextmanager
-def _calls(ends: Ends, pages: int) -> Iterator[dict[str, Callable[[], float]]]:
-    """Operations that make one call each and return its seconds."""
+def _calls(ends: Ends, pages: int) -> Iterator[dict[str, Burst]]:
+    """The operations, on regions of one batch."""
     size = pages * eb.PAGE_SIZE
     plain = os.urandom(size)
     fds = [os.memfd_create(name) for name in ("bench-target", "bench-source")]
@@ -82,23 +101,26 @@ def _calls(ends: Ends, pages: int) -> Iterator[dict[str, Callable[[], float]]]:
         ):
             target.target_fd(fds[0])
 
-            def open_batch() -> float:
-                records, _ = ends.peer.seal(None, region=_REGION, first_gpa=0, plain=plain)
+            def open_batches(count: int) -> float:
+                batches = [ends.peer.seal(None, region=_REGION, first_gpa=0, plain=plain)[0] for _ in range(count)]
                 started = time.perf_counter()
-                ends.session.open(target, records)
+                for records in batches:
+                    ends.session.open(target, records)
                 return time.perf_counter() - started
 
-            def seal_from() -> float:
+            def seal_from(count: int) -> float:
                 started = time.perf_counter()
-                ends.session.seal_from(None, region=_REGION, first_gpa=0, source=source, offset=0, length=size)
+                for _ in range(count):
+                    ends.session.seal_from(None, region=_REGION, first_gpa=0, source=source, offset=0, length=size)
                 return time.perf_counter() - started
 
-            def seal() -> float:
+            def seal(count: int) -> float:
                 started = time.perf_counter()
-                ends.session.seal(None, region=_REGION, first_gpa=0, plain=plain)
+                for _ in range(count):
+                    ends.session.seal(None, region=_REGION, first_gpa=0, plain=plain)
                 return time.perf_counter() - started
 
-            yield {"open": open_batch, "seal_from": seal_from, "seal": seal}
+            yield {"open": open_batches, "seal_from": seal_from, "seal": seal}
     finally:
         for fd in fds:
             os.close(fd)
