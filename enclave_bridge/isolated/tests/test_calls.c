@@ -103,7 +103,8 @@ static void test_small_data_when_of_another_length_is_given_up(void) {
 }
 
 static void test_bulk_data_when_other_than_announced_is_given_up(void) {
-  static const uint8_t bytes[(EB_PART_PAGES + 1) * EB_RECORD_SIZE];
+  static const uint8_t bytes[EB_PART_BYTES + 1];
+  CHECK(sizeof bytes >= (EB_PART_PAGES + 1) * EB_RECORD_SIZE);
   const struct {
     eb_op op;
     uint64_t announced;
@@ -117,7 +118,7 @@ static void test_bulk_data_when_other_than_announced_is_given_up(void) {
       {EB_OP_handshake_absorb, EB_PART_BYTES + 1, EB_PART_BYTES + 1}, /* a part too large */
       {EB_OP_handshake_absorb, 9, 4},                  /* less, and then nothing */
       {EB_OP_pages_open, EB_RECORD_SIZE, EB_RECORD_SIZE - 1}, /* not whole */
-      {EB_OP_pages_open, sizeof bytes, sizeof bytes},
+      {EB_OP_pages_open, (EB_PART_PAGES + 1) * EB_RECORD_SIZE, (EB_PART_PAGES + 1) * EB_RECORD_SIZE},
       {EB_OP_pages_open, 2 * EB_RECORD_SIZE, EB_RECORD_SIZE},
       {EB_OP_pages_seal, EB_PAGE_SIZE, EB_RECORD_SIZE},
       {EB_OP_pages_seal, (EB_PART_PAGES + 1) * EB_PAGE_SIZE, (EB_PART_PAGES + 1) * EB_PAGE_SIZE},
