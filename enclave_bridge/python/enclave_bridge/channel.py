@@ -135,7 +135,9 @@ class Channel:
     def put(self, kind: int, message: ReadableBuffer, *, number: int = 0, timeout_s: float) -> None:
         """Send a message of the caller's, or records that were sealed before."""
         with _read(message) as view:
-            status = self._backend.lib.eb_channel_put(self._channel, kind, number, view, len(view), _deadline(timeout_s))
+            status = self._backend.lib.eb_channel_put(
+                self._channel, kind, number, view, len(view), _deadline(timeout_s)
+            )
         check(status)
 
     def next(self, timeout_s: float) -> ChannelMessage | None:
@@ -168,7 +170,9 @@ class Channel:
         if message.size > limit:
             raise BridgeStatusError(lib.EB_ERR_BUFFER)
         out, out_len = bytearray(message.size), ffi.new("size_t *")
-        check(self._backend.lib.eb_channel_take(self._channel, ffi.from_buffer("uint8_t[]", out), message.size, out_len))
+        check(
+            self._backend.lib.eb_channel_take(self._channel, ffi.from_buffer("uint8_t[]", out), message.size, out_len)
+        )
         return bytes(out)
 
     def close(self) -> None:

@@ -46,13 +46,13 @@ class Baseline:
         """Takes whole pages, unsealed."""
         fd = self._backing.stage(copy_current=False)
         try:
-            with mmap.mmap(fd, self._size) as target:
+            with mmap.mmap(fd, self._size) as mapping, memoryview(mapping) as target:
                 yield pb.TransferPagesResponse(begun=pb.TransferBegun())
                 at = batches = 0
                 for message in requests:
                     if not isinstance(message, Batch):
                         continue
-                    target[at : at + len(message.records)] = bytes(message.records)
+                    target[at : at + len(message.records)] = message.records
                     at += len(message.records)
                     batches += 1
                     if batches % _ACK_EVERY == 0:
@@ -102,7 +102,7 @@ def main() -> None:
     secured = baseline.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(tls.key, tls.certificate)]))
     baseline.start()
     options = ServerOptions(listen="127.0.0.1:0", ring_socket=directory / "ring")
-    isolated = ServerOptions(listen="127.0.0.1:0", bridge=BridgeKind.ISOLATED)
+    isolated = ServerOptions(listen="127.0.0.1:0", bridge=BridgeKind.ISOLATED, ring_socket=directory / "ring-isolated")
     with _server(directory, pages, options) as server, _server(directory, pages, isolated) as confined:
         line = {
             "pid": os.getpid(),

@@ -137,10 +137,17 @@ def run(directory: Path, rounds: int, mebibytes: int, say: Say) -> Results:
             _client(peer, directory) as client,
             _client(peer, directory, through_ring=True) as on_host,
             _client(peer, directory, server="isolated") as isolated,
+            _client(peer, directory, server="isolated", through_ring=True) as isolated_on_host,
         ):
             series: dict[str, list[float]] = {}
             say(f"{rounds} interleaved rounds of streaming {mebibytes} MiB")
-            loads = _stream_rounds(series, client, on_host, isolated, peer, directory, data, rounds)
+            contenders = {
+                "stream_sealed": client,
+                "stream_ring": on_host,
+                "stream_isolated": isolated,
+                "stream_ring_isolated": isolated_on_host,
+            }
+            loads = _stream_rounds(series, contenders, peer, directory, data, rounds)
             say("single pages")
             _unary_rounds(series, client, peer, rounds)
             say("handshakes")
@@ -253,9 +260,7 @@ def _peer(directory: Path, pages: int) -> Iterator[dict[str, str]]:
 
 def _stream_rounds(
     series: dict[str, list[float]],
-    client: Client,
-    on_host: Client,
-    isolated: Client,
+    clients: Mapping[str, Client],
     peer: Mapping[str, str],
     directory: Path,
     data: bytes,
@@ -265,18 +270,20 @@ def _stream_rounds(
     root = (directory / "tls.pem").read_bytes()
     plain = grpc.insecure_channel(peer["plain"], options=CHANNEL_OPTIONS)
     secured = grpc.secure_channel(peer["tls"], grpc.ssl_channel_credentials(root), options=CHANNEL_OPTIONS)
+
+    def sending(client: Client) -> Callable[[], object]:
+        return lambda: client.send("book", data)
+
     contenders: dict[str, Callable[[], object]] = {
-        "stream_sealed": lambda: client.send("book", data),
         "stream_unsealed": lambda: _baseline_stream(plain, data),
         "stream_tls": lambda: _baseline_stream(secured, data),
-        "stream_ring": lambda: on_host.send("book", data),
-        "stream_isolated": lambda: isolated.send("book", data),
     }
+    contenders |= {name: sending(client) for name, client in clients.items()}
     pids = [int(peer["pid"]), int(peer["bridge_pid"])]
     busy, lasted = dict.fromkeys(contenders, 0.0), dict.fromkeys(contenders, 0.0)
     for contender in contenders.values():
         contender()
-    if not on_host.ring_in_use:
+    if not all(client.ring_in_use for name, client in clients.items() if "ring" in name):
         raise PagegateError("BENCH_PEER", "the server process offers no shared memory")
     for _ in range(rounds):
         for name, contender in contenders.items():

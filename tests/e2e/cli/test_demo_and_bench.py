@@ -67,7 +67,9 @@ def test_bench_when_quick_reports_every_series_and_target(pagegate: Run, tmp_pat
     assert {"stream_ring", "ring_one_page", "ring_one_page_p99", "ring_to_server", "ring_to_client"} <= set(
         result["series"]
     )
-    assert {"stream_isolated", "load_stream_sealed", "kernel_openssl_seal"} <= set(result["series"])
+    assert {"stream_isolated", "stream_ring_isolated", "load_stream_sealed", "kernel_openssl_seal"} <= set(
+        result["series"]
+    )
     assert len(result["targets"]) == 12
     assert all(series["median"] > 0 for series in result["series"].values())
 
@@ -77,9 +79,9 @@ def test_bench_of_isolation_when_quick_reports_both_backends(pagegate: Run):
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert set(result["series"]) == {
-        f"{operation}_{pages}_{backend}"
-        for operation in ("open", "seal_from", "seal")
+        f"{operation}_{backend}"
         for pages in (1, 64, 256)
+        for operation in (f"open_{pages}", f"seal_from_{pages}", f"seal_{pages}", f"open_{pages}_after_pause")
         for backend in ("in_process", "isolated")
     }
     assert len(result["targets"]) == 6
