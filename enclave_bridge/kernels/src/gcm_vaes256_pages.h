@@ -1,47 +1,38 @@
 /* Pages under a 256-bit key, for gcm_vaes256.c. */
+
 typedef struct {
-  _Alignas(32) uint8_t hashed[4][3][32]; /* a group to be hashed: of two vectors each, byte-reversed, and XORed halves */
-  uint8_t ciphertext[8][32];             /* open: the group being decrypted */
-  uint8_t nonce[32];                     /* (nonce, 0) with the first round key added, twice */
-  uint8_t reverse[32];                   /* VPSHUFB's mask that reverses the bytes of a block */
+  _Alignas(VEC_BYTES) uint8_t ciphertext[GROUP][VEC_BYTES]; /* of the last group sealed, or of that being opened */
+  uint8_t nonce[VEC_BYTES];   /* (nonce, 0) with the first round key added, in each lane */
+  uint8_t reverse[VEC_BYTES]; /* VPSHUFB's mask that reverses the bytes of a block */
+  uint8_t carry[VEC_BYTES];   /* what the chunk before adds to the first vector hashed next */
 } workspace;
+
 #include "gcm_vaes256_group.h"
 
-INLINE void store_pair(uint8_t pair[3][32], vec a, vec b) {
-  vec_store(pair[0], a);
-  vec_store(pair[1], b);
-  vec_store(pair[2], vec_xor(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b)));
+#define PAGE_GROUPS (EB_GCM_PAGE_SIZE / GROUP_BYTES)
+#define CHUNK_GROUPS (GCM_CHUNK / GROUP_BLOCKS)
+#define AAD_BLOCKS 4u /* a block of zeros, then the AAD */
+
+INLINE void set_up(workspace *w, hasher *h) {
+  memset(w, 0, sizeof *w);
+  vec_store(w->reverse, vec_broadcast(_mm_set_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)));
+  h->lo = h->mid = h->hi = vec_zero();
 }
 
-INLINE void hash_pair(hasher *h, const uint8_t pair[3][32], const uint8_t *powers, const uint8_t *halves) {
-  vec p = vec_load(powers);
-  vec q = vec_load(powers + VEC_BYTES);
-  vec both = vec_load(halves);
-  OPAQUE(p);
-  OPAQUE(q);
-  OPAQUE(both);
-  const vec a = vec_load(pair[0]);
-  const vec b = vec_load(pair[1]);
-  const vec ab = vec_load(pair[2]);
-  h->lo = vec_xor3(h->lo, VEC_CLMUL(a, p, 0x00), VEC_CLMUL(b, q, 0x00));
-  h->hi = vec_xor3(h->hi, VEC_CLMUL(a, p, 0x11), VEC_CLMUL(b, q, 0x11));
-  h->mid = vec_xor3(h->mid, VEC_CLMUL(ab, both, 0x00), VEC_CLMUL(ab, both, 0x11));
-}
-
-/* Adds the hash of the chunk before to the second block of the group that is to be hashed. */
-INLINE void carry_over(workspace *w, __m128i sum) {
-  const vec carry = _mm256_inserti128_si256(vec_zero(), sum, 1);
-  const vec halves = _mm256_unpacklo_epi64(vec_xor(carry, vec_swap(carry)), vec_zero());
-  vec_store(w->hashed[0][0], vec_xor(vec_load(w->hashed[0][0]), carry));
-  vec_store(w->hashed[0][2], vec_xor(vec_load(w->hashed[0][2]), halves));
-}
-
-INLINE void start_page(workspace *w, hasher *h, const gcm_key *key, const eb_gcm_page *page) {
+INLINE void start_cipher(workspace *w, const gcm_key *key, const eb_gcm_page *page) {
   vec_store(w->nonce, vec_broadcast(_mm_xor_si128(nonce_block(page->nonce), first_key(key))));
-  uint8_t aad[3][32];
-  const vec first = _mm256_inserti128_si256(vec_zero(), _mm_loadu_si128((const __m128i *)(const void *)page->aad), 1);
-  store_pair(aad, vec_reverse(first), vec_reverse(vec_load(page->aad + GCM_BLOCK)));
-  hash_pair(h, (const uint8_t(*)[32])aad, key->powers[0], key->page_halves[0]);
+}
+
+/* The AAD is part of the first chunk. */
+INLINE void start_hash(hasher *h, const gcm_key *key, const uint8_t *aad) {
+  const __m128i first = _mm_loadu_si128((const __m128i *)(const void *)aad);
+  multiply_add(h, vec_reverse(_mm256_inserti128_si256(vec_zero(), first, 1)), key->powers[0]);
+  multiply_add(h, vec_reverse(vec_load(aad + GCM_BLOCK)), key->powers[GCM_LANES]);
+}
+
+/* A sum is kept multiplied by H once more, as the tag wants it: it is added to the second block, not the first. */
+INLINE void set_carry(workspace *w, hasher *h) {
+  vec_store(w->carry, _mm256_inserti128_si256(vec_zero(), reduce(h), 1));
 }
 
 INLINE __m128i page_tag(hasher *h, const gcm_key *key, __m128i mask) {
@@ -49,24 +40,27 @@ INLINE __m128i page_tag(hasher *h, const gcm_key *key, __m128i mask) {
   return _mm_xor_si128(reverse_block(_mm_xor_si128(reduce(h), lengths)), mask);
 }
 
-#define POWERS(key, group) (key)->powers[4 + 16 * (group)]
-#define HALVES(key, group) (key)->page_halves[1 + 4 * (group)]
+INLINE const uint8_t *powers_of(const gcm_key *key, unsigned g) {
+  return key->powers[AAD_BLOCKS + g % CHUNK_GROUPS * GROUP_BLOCKS];
+}
+
+INLINE const uint8_t *halves_of(const gcm_key *key, unsigned g) {
+  return key->page_halves[(AAD_BLOCKS + g % CHUNK_GROUPS * GROUP_BLOCKS) / 4];
+}
 
 static void vaes256_seal_pages(const gcm_key *key, const eb_gcm_page *pages, size_t count) {
   workspace w;
-  memset(&w, 0, sizeof w);
-  vec_store(w.reverse, vec_broadcast(_mm_set_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)));
-  hasher h = {.lo = vec_zero(), .mid = vec_zero(), .hi = vec_zero()};
+  hasher h;
   tag_masks masks;
   __m128i mask = _mm_setzero_si128();
+  set_up(&w, &h);
   for (size_t i = 0; i < count; i++) {
     const uint8_t *in = pages[i].in;
     uint8_t *out = pages[i].out;
     const uint8_t *counters = gcm_page_counters[0];
-    vec_store(w.nonce, vec_broadcast(_mm_xor_si128(nonce_block(pages[i].nonce), first_key(key))));
-    for (unsigned g = 0; g < EB_GCM_PAGE_SIZE / GROUP_BYTES; g++) {
-      const unsigned hashed = (g + 3) % 4;
-      seal_group_256(key, in, out, counters, POWERS(key, hashed), HALVES(key, hashed), &w, &h);
+    start_cipher(&w, key, &pages[i]);
+    for (unsigned g = 0; g < PAGE_GROUPS; g++) {
+      seal_group_256(key, in, out, counters, powers_of(key, g + CHUNK_GROUPS - 1), halves_of(key, g + CHUNK_GROUPS - 1), &w, &h);
       in += GROUP_BYTES;
       out += GROUP_BYTES;
       counters += GROUP_BYTES;
@@ -79,38 +73,27 @@ static void vaes256_seal_pages(const gcm_key *key, const eb_gcm_page *pages, siz
           make_masks(key, 14, pages + i, count - i, &masks);
         }
         mask = masks.of[i % GCM_LANES];
-        start_page(&w, &h, key, &pages[i]);
-      } else if (hashed == 3) {
-        carry_over(&w, reduce(&h));
+        start_hash(&h, key, pages[i].aad);
+      } else if (g % CHUNK_GROUPS == 0) {
+        set_carry(&w, &h);
+      } else if (g % CHUNK_GROUPS == 1) {
+        vec_store(w.carry, vec_zero());
       }
     }
   }
   if (count != 0) {
-    for (unsigned pair = 0; pair < 4; pair++) {
-      hash_pair(&h, (const uint8_t(*)[32])w.hashed[pair], POWERS(key, 3) + pair * 2 * VEC_BYTES, HALVES(key, 3) + pair * VEC_BYTES);
+    for (unsigned i = 0; i < GROUP; i++) {
+      multiply_add(&h, vec_reverse(vec_load(w.ciphertext[i])), powers_of(key, CHUNK_GROUPS - 1) + i * VEC_BYTES);
     }
     _mm_storeu_si128((__m128i *)(void *)pages[count - 1].tag, page_tag(&h, key, mask));
   }
 }
 
-INLINE void load_group(workspace *w, const uint8_t *in) {
-  for (unsigned pair = 0; pair < 4; pair++) {
-    vec a = vec_load(in + pair * 2 * VEC_BYTES);
-    vec b = vec_load(in + pair * 2 * VEC_BYTES + VEC_BYTES);
-    OPAQUE(a);
-    OPAQUE(b);
-    vec_store(w->ciphertext[2 * pair], a);
-    vec_store(w->ciphertext[2 * pair + 1], b);
-    store_pair(w->hashed[pair], vec_reverse(a), vec_reverse(b));
-  }
-}
-
 static size_t vaes256_open_pages(const gcm_key *key, const eb_gcm_page *pages, size_t count) {
   workspace w;
-  vec_store(w.reverse, vec_broadcast(_mm_set_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)));
-  hasher h = {.lo = vec_zero(), .mid = vec_zero(), .hi = vec_zero()};
+  hasher h;
   tag_masks masks;
-  const unsigned last = EB_GCM_PAGE_SIZE / GROUP_BYTES - 1;
+  set_up(&w, &h);
   for (size_t i = 0; i < count; i++) {
     const uint8_t *in = pages[i].in;
     uint8_t *out = pages[i].out;
@@ -118,15 +101,17 @@ static size_t vaes256_open_pages(const gcm_key *key, const eb_gcm_page *pages, s
     if (i % GCM_LANES == 0) {
       make_masks(key, 14, pages + i, count - i, &masks);
     }
-    start_page(&w, &h, key, &pages[i]);
-    load_group(&w, in);
-    for (unsigned g = 0; g <= last; g++) {
+    start_cipher(&w, key, &pages[i]);
+    start_hash(&h, key, pages[i].aad);
+    for (unsigned g = 0; g < PAGE_GROUPS; g++) {
+      open_group_256(key, in, out, counters, powers_of(key, g), halves_of(key, g), &w, &h);
       in += GROUP_BYTES;
-      open_group_256(key, g == last ? w.ciphertext[0] : in, out, counters, POWERS(key, g % 4), HALVES(key, g % 4), &w, &h);
       out += GROUP_BYTES;
       counters += GROUP_BYTES;
-      if (g % 4 == 3 && g != last) {
-        carry_over(&w, reduce(&h));
+      if (g % CHUNK_GROUPS == 0) {
+        vec_store(w.carry, vec_zero());
+      } else if (g % CHUNK_GROUPS == CHUNK_GROUPS - 1 && g != PAGE_GROUPS - 1) {
+        set_carry(&w, &h);
       }
     }
     if (!tag_matches(page_tag(&h, key, masks.of[i % GCM_LANES]), pages[i].tag)) {
