@@ -10,7 +10,7 @@
 #endif
 
 /* More than any kernel's frame: spilled AES state and the tail's buffers live there. */
-#define SCRUB_BYTES 4096u
+#define SCRUB_BYTES 8192u
 
 static void wipe(void *memory, size_t len) {
   memset(memory, 0, len);

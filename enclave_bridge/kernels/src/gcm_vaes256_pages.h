@@ -2,9 +2,10 @@
 
 typedef struct {
   _Alignas(VEC_BYTES) uint8_t ciphertext[GROUP][VEC_BYTES]; /* of the last group sealed, or of that being opened */
-  uint8_t nonce[VEC_BYTES];   /* (nonce, 0) with the first round key added, in each lane */
+  uint8_t nonce[VEC_BYTES];   /* the state after the first round of (nonce, 0), in each lane */
   uint8_t reverse[VEC_BYTES]; /* VPSHUFB's mask that reverses the bytes of a block */
   uint8_t carry[VEC_BYTES];   /* what the chunk before adds to the first vector hashed next */
+  uint8_t counters[EB_GCM_PAGE_SIZE]; /* what each counter of a page adds to the state after the first round */
 } workspace;
 
 #include "gcm_vaes256_group.h"
@@ -13,14 +14,26 @@ typedef struct {
 #define CHUNK_GROUPS (GCM_CHUNK / GROUP_BLOCKS)
 #define AAD_BLOCKS 4u /* a block of zeros, then the AAD */
 
-INLINE void set_up(workspace *w, hasher *h) {
-  memset(w, 0, sizeof *w);
+/* AES's first round is substitution by bytes and a linear map, so what it makes of (nonce, counter) is a sum of what
+ * it makes of each. */
+INLINE void set_up(workspace *w, hasher *h, const gcm_key *key) {
+  const vec first = round_key(key, 0);
+  const vec of_zero = vec_aesenc(first, vec_zero());
+  for (size_t at = 0; at < sizeof w->counters; at += VEC_BYTES) {
+    const vec state = vec_xor(first, vec_load(gcm_page_counters[0] + at));
+    vec_store(w->counters + at, vec_aesenc(state, of_zero));
+  }
+  vec_store(w->carry, vec_zero());
+  for (unsigned i = 0; i < GROUP; i++) {
+    vec_store(w->ciphertext[i], vec_zero());
+  }
   vec_store(w->reverse, vec_broadcast(_mm_set_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)));
   h->lo = h->mid = h->hi = vec_zero();
 }
 
 INLINE void start_cipher(workspace *w, const gcm_key *key, const eb_gcm_page *page) {
-  vec_store(w->nonce, vec_broadcast(_mm_xor_si128(nonce_block(page->nonce), first_key(key))));
+  const vec start = vec_broadcast(_mm_xor_si128(nonce_block(page->nonce), first_key(key)));
+  vec_store(w->nonce, vec_aesenc(start, round_key(key, 1)));
 }
 
 /* The AAD is part of the first chunk. */
@@ -53,11 +66,11 @@ static void vaes256_seal_pages(const gcm_key *key, const eb_gcm_page *pages, siz
   hasher h;
   tag_masks masks;
   __m128i mask = _mm_setzero_si128();
-  set_up(&w, &h);
+  set_up(&w, &h, key);
   for (size_t i = 0; i < count; i++) {
     const uint8_t *in = pages[i].in;
     uint8_t *out = pages[i].out;
-    const uint8_t *counters = gcm_page_counters[0];
+    const uint8_t *counters = w.counters;
     start_cipher(&w, key, &pages[i]);
     for (unsigned g = 0; g < PAGE_GROUPS; g++) {
       seal_group_256(key, in, out, counters, powers_of(key, g + CHUNK_GROUPS - 1), halves_of(key, g + CHUNK_GROUPS - 1), &w, &h);
@@ -93,11 +106,11 @@ static size_t vaes256_open_pages(const gcm_key *key, const eb_gcm_page *pages, s
   workspace w;
   hasher h;
   tag_masks masks;
-  set_up(&w, &h);
+  set_up(&w, &h, key);
   for (size_t i = 0; i < count; i++) {
     const uint8_t *in = pages[i].in;
     uint8_t *out = pages[i].out;
-    const uint8_t *counters = gcm_page_counters[0];
+    const uint8_t *counters = w.counters;
     if (i % GCM_LANES == 0) {
       make_masks(key, 14, pages + i, count - i, &masks);
     }
