@@ -1,18 +1,20 @@
 /* Pages under a 256-bit key, for gcm_vaes256.c. */
 
+#define CHUNK_GROUPS (GCM_CHUNK / GROUP_BLOCKS)
+#define PAGE_CHUNKS (EB_GCM_PAGE_SIZE / GCM_BLOCK / GCM_CHUNK)
+#define PAGE_MASKS GROUP_BLOCKS
+#define AAD_BLOCKS 4u /* a block of zeros, then the AAD */
+
 typedef struct {
   _Alignas(VEC_BYTES) uint8_t ciphertext[GROUP][VEC_BYTES]; /* of the last group sealed, or of that being opened */
   uint8_t nonce[VEC_BYTES];   /* the state after the first round of (nonce, 0), in each lane */
   uint8_t reverse[VEC_BYTES]; /* VPSHUFB's mask that reverses the bytes of a block */
   uint8_t carry[VEC_BYTES];   /* what the chunk before adds to the first vector hashed next */
+  __m128i masks[PAGE_MASKS];
   uint8_t counters[EB_GCM_PAGE_SIZE]; /* what each counter of a page adds to the state after the first round */
 } workspace;
 
 #include "gcm_vaes256_group.h"
-
-#define PAGE_GROUPS (EB_GCM_PAGE_SIZE / GROUP_BYTES)
-#define CHUNK_GROUPS (GCM_CHUNK / GROUP_BLOCKS)
-#define AAD_BLOCKS 4u /* a block of zeros, then the AAD */
 
 /* AES's first round is substitution by bytes and a linear map, so what it makes of (nonce, counter) is a sum of what
  * it makes of each. */
@@ -48,11 +50,6 @@ INLINE void set_carry(workspace *w, hasher *h) {
   vec_store(w->carry, _mm256_inserti128_si256(vec_zero(), reduce(h), 1));
 }
 
-INLINE __m128i page_tag(hasher *h, const gcm_key *key, __m128i mask) {
-  const __m128i lengths = _mm_load_si128((const __m128i *)(const void *)key->page_lengths);
-  return _mm_xor_si128(reverse_block(_mm_xor_si128(reduce(h), lengths)), mask);
-}
-
 INLINE const uint8_t *powers_of(const gcm_key *key, unsigned g) {
   return key->powers[AAD_BLOCKS + g % CHUNK_GROUPS * GROUP_BLOCKS];
 }
@@ -61,73 +58,99 @@ INLINE const uint8_t *halves_of(const gcm_key *key, unsigned g) {
   return key->page_halves[(AAD_BLOCKS + g % CHUNK_GROUPS * GROUP_BLOCKS) / 4];
 }
 
+/* What the tags of this page and the PAGE_MASKS - 1 after it are masked with, eight vectors at once. */
+INLINE void make_page_masks(workspace *w, const gcm_key *key, const eb_gcm_page *pages, size_t count) {
+  const vec first = round_key(key, 0);
+  group s;
+  for (size_t i = 0; i < PAGE_MASKS; i++) {
+    const __m128i nonce = nonce_block(pages[i < count ? i : 0].nonce);
+    _mm_store_si128(&w->masks[i], _mm_or_si128(nonce, _mm_set_epi32(1 << 24, 0, 0, 0)));
+  }
+#define DO(i) s.v##i = vec_xor(vec_load(&w->masks[(i) * GCM_LANES]), first);
+  EACH(DO)
+#undef DO
+  const cipher c = {.key = key};
+  middle_rounds(&c, 14, &s, NULL, NULL);
+  const vec last = round_key(key, 14);
+#define DO(i) vec_store(&w->masks[(i) * GCM_LANES], vec_aesenclast(s.v##i, last));
+  EACH(DO)
+#undef DO
+}
+
+INLINE __m128i page_tag(workspace *w, hasher *h, const gcm_key *key, size_t page) {
+  const __m128i lengths = _mm_load_si128((const __m128i *)(const void *)key->page_lengths);
+  const __m128i mask = _mm_load_si128(&w->masks[page % PAGE_MASKS]);
+  return _mm_xor_si128(reverse_block(_mm_xor_si128(reduce(h), lengths)), mask);
+}
+
 static void vaes256_seal_pages(const gcm_key *key, const eb_gcm_page *pages, size_t count) {
   workspace w;
   hasher h;
-  tag_masks masks;
-  __m128i mask = _mm_setzero_si128();
   set_up(&w, &h, key);
   for (size_t i = 0; i < count; i++) {
     const uint8_t *in = pages[i].in;
     uint8_t *out = pages[i].out;
     const uint8_t *counters = w.counters;
     start_cipher(&w, key, &pages[i]);
-    for (unsigned g = 0; g < PAGE_GROUPS; g++) {
-      seal_group_256(key, in, out, counters, powers_of(key, g + CHUNK_GROUPS - 1), halves_of(key, g + CHUNK_GROUPS - 1), &w, &h);
+    for (unsigned chunk = 0; chunk < PAGE_CHUNKS; chunk++) {
+      seal_group_256(key, in, out, counters, powers_of(key, CHUNK_GROUPS - 1), halves_of(key, CHUNK_GROUPS - 1), &w, &h);
+      if (chunk != 0) {
+        set_carry(&w, &h);
+      } else {
+        if (i != 0) {
+          _mm_storeu_si128((__m128i *)(void *)pages[i - 1].tag, page_tag(&w, &h, key, i - 1));
+        }
+        if (i % PAGE_MASKS == 0) {
+          make_page_masks(&w, key, pages + i, count - i);
+        }
+        start_hash(&h, key, pages[i].aad);
+      }
+      for (unsigned g = 1; g < CHUNK_GROUPS; g++) {
+        in += GROUP_BYTES;
+        out += GROUP_BYTES;
+        counters += GROUP_BYTES;
+        seal_group_256(key, in, out, counters, powers_of(key, g - 1), halves_of(key, g - 1), &w, &h);
+        vec_store(w.carry, vec_zero());
+      }
       in += GROUP_BYTES;
       out += GROUP_BYTES;
       counters += GROUP_BYTES;
-      if (g == 0) {
-        const __m128i tag = page_tag(&h, key, mask);
-        if (i != 0) {
-          _mm_storeu_si128((__m128i *)(void *)pages[i - 1].tag, tag);
-        }
-        if (i % GCM_LANES == 0) {
-          make_masks(key, 14, pages + i, count - i, &masks);
-        }
-        mask = masks.of[i % GCM_LANES];
-        start_hash(&h, key, pages[i].aad);
-      } else if (g % CHUNK_GROUPS == 0) {
-        set_carry(&w, &h);
-      } else if (g % CHUNK_GROUPS == 1) {
-        vec_store(w.carry, vec_zero());
-      }
     }
   }
   if (count != 0) {
     for (unsigned i = 0; i < GROUP; i++) {
       multiply_add(&h, vec_reverse(vec_load(w.ciphertext[i])), powers_of(key, CHUNK_GROUPS - 1) + i * VEC_BYTES);
     }
-    _mm_storeu_si128((__m128i *)(void *)pages[count - 1].tag, page_tag(&h, key, mask));
+    _mm_storeu_si128((__m128i *)(void *)pages[count - 1].tag, page_tag(&w, &h, key, count - 1));
   }
 }
 
 static size_t vaes256_open_pages(const gcm_key *key, const eb_gcm_page *pages, size_t count) {
   workspace w;
   hasher h;
-  tag_masks masks;
   set_up(&w, &h, key);
   for (size_t i = 0; i < count; i++) {
     const uint8_t *in = pages[i].in;
     uint8_t *out = pages[i].out;
     const uint8_t *counters = w.counters;
-    if (i % GCM_LANES == 0) {
-      make_masks(key, 14, pages + i, count - i, &masks);
+    if (i % PAGE_MASKS == 0) {
+      make_page_masks(&w, key, pages + i, count - i);
     }
     start_cipher(&w, key, &pages[i]);
     start_hash(&h, key, pages[i].aad);
-    for (unsigned g = 0; g < PAGE_GROUPS; g++) {
-      open_group_256(key, in, out, counters, powers_of(key, g), halves_of(key, g), &w, &h);
-      in += GROUP_BYTES;
-      out += GROUP_BYTES;
-      counters += GROUP_BYTES;
-      if (g % CHUNK_GROUPS == 0) {
-        vec_store(w.carry, vec_zero());
-      } else if (g % CHUNK_GROUPS == CHUNK_GROUPS - 1 && g != PAGE_GROUPS - 1) {
+    for (unsigned chunk = 0; chunk < PAGE_CHUNKS; chunk++) {
+      if (chunk != 0) {
         set_carry(&w, &h);
       }
+      for (unsigned g = 0; g < CHUNK_GROUPS; g++) {
+        open_group_256(key, in, out, counters, powers_of(key, g), halves_of(key, g), &w, &h);
+        vec_store(w.carry, vec_zero());
+        in += GROUP_BYTES;
+        out += GROUP_BYTES;
+        counters += GROUP_BYTES;
+      }
     }
-    if (!tag_matches(page_tag(&h, key, masks.of[i % GCM_LANES]), pages[i].tag)) {
+    if (!tag_matches(page_tag(&w, &h, key, i), pages[i].tag)) {
       return i;
     }
   }
