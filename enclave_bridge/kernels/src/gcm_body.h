@@ -9,6 +9,8 @@
  *   vec_load, vec_load_blocks, vec_store, vec_zero, vec_from_block, vec_broadcast, vec_xor, vec_xor3,
  *   vec_add32, vec_reverse, vec_swap, vec_aesenc, vec_aesenclast, VEC_CLMUL, vec_fold,
  *   vec_lane_numbers, vec_wipe_registers, with Karatsuba vec_halves, VEC_REGISTER (constraint letter of a vector register)
+ * and may define
+ *   GCM_SEAL_PAGES_256, GCM_OPEN_PAGES_256   functions of its own for pages under a 256-bit key
  *
  * How it works
  *   - GROUP vectors are encrypted at a time, enough to fill the AES pipeline. Between their rounds
