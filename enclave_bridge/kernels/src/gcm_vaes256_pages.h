@@ -24,6 +24,10 @@ typedef struct {
   uint8_t counters[EB_GCM_PAGE_SIZE]; /* what each counter of a page adds to the state after the first round */
 } workspace;
 
+_Static_assert(offsetof(workspace, nonce) == 0 && offsetof(workspace, reverse) == 32 &&
+                   offsetof(workspace, carry) == 64 && offsetof(workspace, ciphertext) == 96,
+               "the assembly knows these places");
+
 #include "gcm_vaes256_group.h"
 
 /* AES's first round substitutes bytes, which keeps nonce and counter apart, and then is linear: what it makes of
