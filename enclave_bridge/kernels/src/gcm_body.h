@@ -74,8 +74,8 @@ INLINE const uint8_t *power_of(const gcm_key *key, uint64_t exponent) {
 
 INLINE void multiply_add(hasher *h, vec x, const uint8_t *power) {
   vec p = vec_load(power);
-  OPAQUE(p); /* a multiplier that has to load it as well is slow on Zen 3 */
 #if GCM_KARATSUBA
+  OPAQUE(p); /* a multiplier that has to load it as well is slow on Zen 3 */
   vec halves = vec_halves(p, power);
   OPAQUE(halves);
   h->lo = vec_xor(h->lo, VEC_CLMUL(x, p, 0x00));
