@@ -107,26 +107,27 @@ static void vaes256_seal_pages(const gcm_key *key, const eb_gcm_page *pages, siz
     const uint8_t *counters = w.counters;
     start_cipher(&w, key, &pages[i]);
     for (unsigned chunk = 0; chunk < PAGE_CHUNKS; chunk++) {
-      for (unsigned g = 0; g < CHUNK_GROUPS; g++) {
-        const unsigned hashed = (g + CHUNK_GROUPS - 1) % CHUNK_GROUPS; /* the group before */
-        seal_group_256(key, in, out, counters, powers_of(key, hashed), halves_of(key, hashed), &w, &h);
-        in += GROUP_BYTES;
-        out += GROUP_BYTES;
-        counters += GROUP_BYTES;
-        if (hashed != CHUNK_GROUPS - 1) {
-          vec_store(w.carry, vec_zero());
-        } else if (chunk != 0) {
-          set_carry(&w, &h);
-        } else {
-          if (i != 0) {
-            _mm_storeu_si128((__m128i *)(void *)pages[i - 1].tag, page_tag(&w, &h, key, i - 1));
-          }
-          if (i % PAGE_MASKS == 0) {
-            make_page_masks(&w, key, pages + i, count - i);
-          }
-          start_hash(&h, key, pages[i].aad);
+      const unsigned last = CHUNK_GROUPS - 1;
+      seal_group_256(key, in, out, counters, powers_of(key, last), halves_of(key, last), &w, &h);
+      if (chunk != 0) {
+        set_carry(&w, &h);
+      } else {
+        if (i != 0) {
+          _mm_storeu_si128((__m128i *)(void *)pages[i - 1].tag, page_tag(&w, &h, key, i - 1));
         }
+        if (i % PAGE_MASKS == 0) {
+          make_page_masks(&w, key, pages + i, count - i);
+        }
+        start_hash(&h, key, pages[i].aad);
       }
+      for (unsigned g = 1; g < CHUNK_GROUPS; g++) {
+        const size_t at = g * GROUP_BYTES;
+        seal_group_256(key, in + at, out + at, counters + at, powers_of(key, g - 1), halves_of(key, g - 1), &w, &h);
+        vec_store(w.carry, vec_zero());
+      }
+      in += CHUNK_GROUPS * GROUP_BYTES;
+      out += CHUNK_GROUPS * GROUP_BYTES;
+      counters += CHUNK_GROUPS * GROUP_BYTES;
     }
   }
   if (count != 0) {
