@@ -2,7 +2,8 @@
 #include <immintrin.h>
 
 #define GCM_LANES 1u
-#define GCM_CHUNK GCM_NARROW_CHUNK
+#define GCM_CHUNK 32u
+#define GCM_TOP_POWER GCM_TOP_POWER_AESNI
 #define GCM_KARATSUBA 1
 #define GCM_OPS gcm_aesni_ops
 
@@ -23,6 +24,7 @@ typedef __m128i vec;
 #define vec_aesenclast(s, k) _mm_aesenclast_si128(s, k)
 #define VEC_CLMUL(a, b, which) _mm_clmulepi64_si128(a, b, which)
 #define VEC_REGISTER(v) "x"(v)
+#define vec_halves(p, power) ((void)(p), vec_load((power) + sizeof(((gcm_key *)0)->powers) / 2))
 #define vec_lane_numbers() _mm_set_epi32(0, 0, 0, 1)
 #define vec_fold(v) (v)
 

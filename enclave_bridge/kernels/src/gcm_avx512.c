@@ -2,7 +2,8 @@
 #include <immintrin.h>
 
 #define GCM_LANES 4u
-#define GCM_CHUNK GCM_WIDE_CHUNK
+#define GCM_CHUNK 64u
+#define GCM_TOP_POWER GCM_TOP_POWER_AVX512
 #define GCM_KARATSUBA 0 /* multiplier ports are idle half of the time: a fourth product is free */
 #define GCM_OPS gcm_avx512_ops
 

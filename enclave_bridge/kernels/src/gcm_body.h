@@ -3,11 +3,14 @@
  *
  * The including file defines
  *   vec, GCM_LANES, GCM_CHUNK            vector type, blocks in it, blocks a reduction covers
+ *   GCM_TOP_POWER                        exponent of the first power in a key
  *   GCM_KARATSUBA                        1: three multiplications and XORed halves of powers; 0: four
  *   GCM_OPS                              name of the table of entry points
  *   vec_load, vec_load_blocks, vec_store, vec_zero, vec_from_block, vec_broadcast, vec_xor, vec_xor3,
  *   vec_add32, vec_reverse, vec_swap, vec_aesenc, vec_aesenclast, VEC_CLMUL, vec_fold,
- *   vec_lane_numbers, vec_wipe_registers, VEC_REGISTER (constraint letter of a vector register)
+ *   vec_lane_numbers, vec_wipe_registers, with Karatsuba vec_halves, VEC_REGISTER (constraint letter of a vector register)
+ * and may define
+ *   GCM_SEAL_PAGES_256, GCM_OPEN_PAGES_256   functions of its own for pages under a 256-bit key
  *
  * How it works
  *   - GROUP vectors are encrypted at a time, enough to fill the AES pipeline. Between their rounds
@@ -66,13 +69,15 @@ typedef struct {
 /* ---- GHASH ---------------------------------------------------------------------------------- */
 
 INLINE const uint8_t *power_of(const gcm_key *key, uint64_t exponent) {
-  return key->powers[GCM_CHUNK + 1 - exponent];
+  return key->powers[GCM_TOP_POWER - exponent];
 }
 
 INLINE void multiply_add(hasher *h, vec x, const uint8_t *power) {
-  const vec p = vec_load(power);
+  vec p = vec_load(power);
 #if GCM_KARATSUBA
-  const vec halves = vec_load(power + sizeof(((gcm_key *)0)->powers) / 2);
+  OPAQUE(p); /* a multiplier that has to load it as well is slow on Zen 3 */
+  vec halves = vec_halves(p, power);
+  OPAQUE(halves);
   h->lo = vec_xor(h->lo, VEC_CLMUL(x, p, 0x00));
   h->hi = vec_xor(h->hi, VEC_CLMUL(x, p, 0x11));
   h->mid = vec_xor(h->mid, VEC_CLMUL(vec_xor(x, vec_swap(x)), halves, 0x00));
@@ -421,11 +426,16 @@ INLINE __m128i crypt_message(const gcm_key *key, int seal, const eb_gcm_message 
   return crypt(&c, key->rounds, seal, mask, m->aad, m->aad_len, m->in, m->out, m->len);
 }
 
+#ifndef GCM_SEAL_PAGES_256
+#define GCM_SEAL_PAGES_256(key, pages, count) seal_pages(key, 14, pages, count)
+#define GCM_OPEN_PAGES_256(key, pages, count) open_pages(key, 14, pages, count)
+#endif
+
 /* ---- entry points ------------------------------------------------------------------------------- */
 
 static void ops_pages_seal(const gcm_key *key, const eb_gcm_page *pages, size_t count) {
   if (key->rounds == 14) {
-    seal_pages(key, 14, pages, count);
+    GCM_SEAL_PAGES_256(key, pages, count);
   } else {
     seal_pages(key, 10, pages, count);
   }
@@ -433,7 +443,7 @@ static void ops_pages_seal(const gcm_key *key, const eb_gcm_page *pages, size_t 
 }
 
 static size_t ops_pages_open(const gcm_key *key, const eb_gcm_page *pages, size_t count) {
-  const size_t opened = key->rounds == 14 ? open_pages(key, 14, pages, count) : open_pages(key, 10, pages, count);
+  const size_t opened = key->rounds == 14 ? GCM_OPEN_PAGES_256(key, pages, count) : open_pages(key, 10, pages, count);
   vec_wipe_registers();
   return opened;
 }

@@ -16,26 +16,30 @@
 #define GCM_BLOCK 16u
 #define GCM_MAX_ROUNDS 14u
 
-/* Room for powers of the hash key H. Each kernel reads it as it likes (gcm_key_powers):
- *   AVX-512:        H^65 .. H^1, then zeros            (64 blocks a reduction, one more for the lengths)
- *   VAES256, AESNI: H^33 .. H^1, 0 and, for Karatsuba, the same again with both halves XORed together
+/* Room for powers of the hash key H. Each kernel reads it as it likes (gcm_key_expand):
+ *   AVX-512: H^65 .. H^1, then zeros           (64 blocks a reduction, one more for the lengths)
+ *   VAES256: H^69 .. H^1, then zeros           (64 blocks a reduction, four for a page's AAD, one for the lengths)
+ *   AESNI:   H^33 .. H^1, 0 and, for Karatsuba, the same again with both halves XORed together
  * The trailing zeros let a vector that is only partly filled be loaded whole. */
-#define GCM_POWER_SLOTS 68u
+#define GCM_POWER_SLOTS 72u
+#define GCM_TOP_POWER_AVX512 65u
+#define GCM_TOP_POWER_VAES256 69u
+#define GCM_TOP_POWER_AESNI 33u
+/* Of a page's powers, H^69 .. H^2, the XORed halves of each two vectors of two (VAES256 only). */
+#define GCM_PAGE_PAIRS 17u
 
 typedef struct {
   _Alignas(64) uint8_t powers[GCM_POWER_SLOTS][GCM_BLOCK];
   uint8_t round_keys[GCM_MAX_ROUNDS + 1][GCM_BLOCK];
+  uint8_t page_lengths[GCM_BLOCK]; /* what a page's block of lengths adds to its hash (VAES256 only) */
+  uint8_t page_halves[GCM_PAGE_PAIRS][2 * GCM_BLOCK];
   uint32_t rounds; /* 10 or 14; 0 when wiped */
   uint32_t kernel; /* eb_gcm_kernel */
-  uint8_t unused[8];
+  uint8_t unused[24];
 } gcm_key;
 
 _Static_assert(sizeof(gcm_key) == EB_GCM_KEY_SIZE, "the header promises the size of a key");
 _Static_assert(_Alignof(gcm_key) == EB_GCM_KEY_ALIGNMENT, "the header promises the alignment of a key");
-
-/* How many blocks one reduction covers, and whether the XORed halves are wanted too. */
-#define GCM_WIDE_CHUNK 64u
-#define GCM_NARROW_CHUNK 32u
 
 typedef struct {
   void (*pages_seal)(const gcm_key *key, const eb_gcm_page *pages, size_t count);

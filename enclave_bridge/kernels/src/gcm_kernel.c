@@ -9,8 +9,8 @@
 #include "gcm_cpu.h"
 #endif
 
-/* More than any kernel's frame: spilled AES state and the tail's buffers live there. */
-#define SCRUB_BYTES 4096u
+/* More than any kernel's frame: spilled AES state, the tail's buffers and vaes256's table of counters live there. */
+#define SCRUB_BYTES 8192u
 
 static void wipe(void *memory, size_t len) {
   memset(memory, 0, len);

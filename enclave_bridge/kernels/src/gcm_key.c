@@ -95,24 +95,61 @@ static __m128i times_x(__m128i h) {
   return _mm_xor_si128(h, _mm_and_si128(top, poly));
 }
 
+static __m128i power_at(const gcm_key *key, size_t i) {
+  return _mm_load_si128((const __m128i *)(const void *)key->powers[i]);
+}
+
+/* H^top .. H^1. */
+static void store_powers(gcm_key *key, __m128i h, size_t top) {
+  __m128i power = h;
+  for (size_t i = top; i-- > 0;) {
+    _mm_store_si128((__m128i *)(void *)key->powers[i], power);
+    power = multiply(power, h);
+  }
+}
+
+/* The XOR of a power's halves, in both halves. */
+static __m128i halves_of(__m128i power) { return _mm_xor_si128(power, _mm_shuffle_epi32(power, 0x4e)); }
+
+static void store_halves(gcm_key *key) {
+  for (size_t i = 0; i < GCM_TOP_POWER_AESNI; i++) {
+    _mm_store_si128((__m128i *)(void *)key->powers[i + GCM_POWER_SLOTS / 2], halves_of(power_at(key, i)));
+  }
+}
+
+/* Blocks i and i + 2 are the same lane of two neighbouring vectors. */
+static void store_page_constants(gcm_key *key, __m128i h) {
+  for (size_t pair = 0; pair < GCM_PAGE_PAIRS; pair++) {
+    for (size_t lane = 0; lane < 2; lane++) {
+      const __m128i first = halves_of(power_at(key, 4 * pair + lane));
+      const __m128i second = halves_of(power_at(key, 4 * pair + lane + 2));
+      _mm_store_si128((__m128i *)(void *)&key->page_halves[pair][lane * GCM_BLOCK],
+                      _mm_unpacklo_epi64(first, second));
+    }
+  }
+  const __m128i lengths = _mm_set_epi64x(8 * EB_GCM_PAGE_AAD_SIZE, 8 * EB_GCM_PAGE_SIZE);
+  _mm_store_si128((__m128i *)(void *)key->page_lengths, multiply(lengths, h));
+}
+
 void gcm_key_expand(gcm_key *key, const uint8_t *bytes, size_t len) {
   if (len == 16) {
     expand_128(key, bytes);
   } else {
     expand_256(key, bytes);
   }
-  const int wide = key->kernel == EB_GCM_KERNEL_AVX512;
-  const size_t count = (wide ? GCM_WIDE_CHUNK : GCM_NARROW_CHUNK) + 1;
   const __m128i h = times_x(reverse(encrypt_zero(key)));
-  __m128i power = h;
   memset(key->powers, 0, sizeof key->powers);
-  for (size_t i = count; i-- > 0;) {
-    _mm_store_si128((__m128i *)(void *)key->powers[i], power);
-    if (!wide) {
-      const __m128i halves = _mm_xor_si128(power, _mm_shuffle_epi32(power, 0x4e));
-      _mm_store_si128((__m128i *)(void *)key->powers[i + GCM_POWER_SLOTS / 2], halves);
-    }
-    power = multiply(power, h);
+  switch (key->kernel) {
+  case EB_GCM_KERNEL_AVX512:
+    store_powers(key, h, GCM_TOP_POWER_AVX512);
+    break;
+  case EB_GCM_KERNEL_VAES256:
+    store_powers(key, h, GCM_TOP_POWER_VAES256);
+    store_page_constants(key, h);
+    break;
+  default:
+    store_powers(key, h, GCM_TOP_POWER_AESNI);
+    store_halves(key);
   }
   __asm__ volatile("vzeroall" ::: "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",
                    "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");

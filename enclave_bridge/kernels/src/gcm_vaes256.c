@@ -2,9 +2,12 @@
 #include <immintrin.h>
 
 #define GCM_LANES 2u
-#define GCM_CHUNK GCM_NARROW_CHUNK
+#define GCM_CHUNK 64u
+#define GCM_TOP_POWER GCM_TOP_POWER_VAES256
 #define GCM_KARATSUBA 1 /* the multiplier is the scarcer unit on Zen 3 */
 #define GCM_OPS gcm_vaes256_ops
+#define GCM_SEAL_PAGES_256 vaes256_seal_pages
+#define GCM_OPEN_PAGES_256 vaes256_open_pages
 
 typedef __m256i vec;
 
@@ -25,6 +28,7 @@ typedef __m256i vec;
 #define vec_aesenclast(s, k) _mm256_aesenclast_epi128(s, k)
 #define VEC_CLMUL(a, b, which) _mm256_clmulepi64_epi128(a, b, which)
 #define VEC_REGISTER(v) "x"(v)
+#define vec_halves(p, power) ((void)(power), vec_xor(p, vec_swap(p)))
 #define vec_lane_numbers() _mm256_set_epi32(0, 0, 0, 2, 0, 0, 0, 1)
 #define vec_fold(v) _mm_xor_si128(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1))
 
@@ -33,4 +37,10 @@ static inline void vec_wipe_registers(void) {
                    "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "memory");
 }
 
+#include "gcm_internal.h"
+
+static void vaes256_seal_pages(const gcm_key *key, const eb_gcm_page *pages, size_t count);
+static size_t vaes256_open_pages(const gcm_key *key, const eb_gcm_page *pages, size_t count);
+
 #include "gcm_body.h"
+#include "gcm_vaes256_pages.h"

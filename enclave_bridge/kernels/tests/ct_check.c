@@ -1,7 +1,8 @@
 /* Run under valgrind memcheck: keys, plaintext and everything made from them are marked undefined, so
  * a branch or an address that depends on them is reported (the method of ctgrind).
  * Valgrind knows neither VAES nor AVX-512: only the aesni kernel can be run so. The others are
- * instances of the same text (src/gcm_body.h).
+ * instances of the same text (src/gcm_body.h), except for vaes256's pages under a 256-bit key; the
+ * machine code of all of them is looked through by gcm_no_leaks.py.
  *   ct_check         must be clean
  *   ct_check leak    branches on a key byte on purpose: must be reported */
 #include "eb_gcm_kernel.h"
