@@ -11,7 +11,7 @@
 #include "caller.h"
 #include "check.h"
 
-enum { STEP = 16, MAX_CALLS = 6, BULK = 8 * EB_RECORD_SIZE };
+enum { STEP = 16, MAX_CALLS = 8, BULK = 8 * EB_RECORD_SIZE };
 
 typedef struct {
   const uint8_t *at;
@@ -104,7 +104,7 @@ static void put_one(caller *to, script *from, const uint64_t handles[HANDLES], c
   for (size_t i = 0; i < EB_CALL_HANDLES; i++) call.handle[i] = handle(from, handles);
   for (size_t i = 0; i < 5; i++) call.number[i] = number(from);
   /* One thread is both ends: what comes back has to fit the ring. */
-  if (call.op == EB_OP_random) call.number[0] %= 32768;
+  if (call.op == EB_OP_random) call.number[0] %= 65536;
   if (call.op == EB_OP_pages_seal_from) call.number[3] %= 9 * EB_PAGE_SIZE;
   if (call.op == EB_OP_guard_seal) call.number[2] %= 9;
   if (call.op == EB_OP_transfer_new) call.number[2] %= 1 << 16;

@@ -23,8 +23,9 @@
 
 #define EB_WIRE_VERSION 2u
 #define EB_MAX_LANES 16u
-#define EB_LANE_CAPACITY ((size_t)1 << 18) /* of each of a lane's two rings: both stay in a core's own cache */
-#define EB_PART_PAGES 8u                  /* most pages or records in one part */
+/* Of each of a lane's two rings: most of a batch, so that who copies it seldom waits. */
+#define EB_LANE_CAPACITY ((size_t)1 << 20)
+#define EB_PART_PAGES 8u                   /* most pages or records in one part */
 #define EB_FIRST_PART 4u                   /* pages: the other side begins as soon as there is something */
 #define EB_PART_BYTES ((size_t)64 << 10)   /* most bytes in one part of anything else */
 #define EB_MAX_OTHERS 4096u                /* handles beside sessions and handshakes */

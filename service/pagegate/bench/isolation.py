@@ -3,23 +3,26 @@
 Each figure is the time of one whole call from Python, by the page: batches of one page, 64 and 256. `open` puts a
 batch's records into a region (what a server does on TransferPages), `seal_from` seals a region's pages (GetRegion),
 `seal` seals the caller's memory (a client that isolates its bridge). Batches come as those of a stream do, one after the
-other; the two backends take turns burst by burst. `after_pause` is the first call when the bridge's process sleeps,
-which it does after 50 us without one: what a lone batch costs more is the waking up.
+other; the two backends take turns burst by burst, and every core is the caller's in turn: a virtual machine's cores are
+not equally fast, and the isolated bridge is on another one than its caller. A bridge's process sleeps after 50 us without a call, so each burst
+begins with a call that is not counted; `after_pause` is what a batch costs that finds it asleep.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import enclave_bridge as eb
 from pagegate.bench.pair import shake_hands
 from pagegate.bench.run import Results, Say, Series, Target, describe_machine
 
 BATCHES = (1, 64, 256)
+OPERATIONS = ("open", "seal_from", "seal")
 _LIMIT = 1.1
 _REGION = 1
 _BURST = 16
@@ -50,45 +53,74 @@ def run(rounds: int, mebibytes: int, say: Say) -> Results:
         about = describe_machine(ends["isolated"].bridge.info)
         for pages in BATCHES:
             say(f"{rounds} interleaved rounds of batches of {pages} pages")
-            calls = {name: stack.enter_context(_calls(end, pages)) for name, end in ends.items()}
-            bursts = max(2, (mebibytes << 8) // max(pages, 64) // _BURST)
+            sides = [_Side(name, end, stack.enter_context(_operations(end, pages))) for name, end in ends.items()]
+            bursts = max(4, (mebibytes << 8) // max(pages, 64) // _BURST)
             for _ in range(rounds):
-                for operation in ("open", "seal_from", "seal"):
-                    operations = {name: made[operation] for name, made in calls.items()}
-                    _round(values, operations, f"{operation}_{pages}", bursts, _BURST, pages)
-                paused = {name: _after_pause(made["open"]) for name, made in calls.items()}
-                _round(values, paused, f"open_{pages}_after_pause", _BURST, 1, pages)
+                for operation in OPERATIONS:
+                    _round(values, sides, operation, pages, bursts)
+                _round(values, sides, "open", pages, _BURST, after_pause=True)
     series = {name: Series("us/page", some) for name, some in values.items()}
     return Results(about, series, _targets(series), simulated=False)
 
 
-Burst = Callable[[int], float]
-"""Makes so many calls, one after the other, and returns their seconds."""
+Operation = Callable[[int], list[Callable[[], object]]]
+"""Makes so many calls ready."""
 
 
-def _round(
-    values: dict[str, list[float]], calls: Mapping[str, Burst], name: str, bursts: int, burst: int, pages: int
-) -> None:
-    """Turn and turn about, so that whatever else runs on the machine hits both alike."""
-    spent = dict.fromkeys(calls, 0.0)
-    for _ in range(bursts):
-        for backend, call in calls.items():
-            spent[backend] += call(burst)
-    for backend, seconds in spent.items():
-        values.setdefault(f"{name}_{backend}", []).append(seconds / bursts / burst / pages * 1e6)
+@dataclass(frozen=True, slots=True)
+class _Side:
+    backend: str
+    ends: Ends
+    operations: Mapping[str, Operation]
 
-
-def _after_pause(call: Burst) -> Burst:
-    def paused(count: int) -> float:
-        time.sleep(_PAUSE_S)
-        return call(count)
-
-    return paused
+    def burst(self, operation: str, count: int, *, after_pause: bool) -> float:
+        """Seconds of calls one after the other, from a bridge that is awake, or sleeps."""
+        calls = self.operations[operation](count)
+        if after_pause:
+            time.sleep(_PAUSE_S)
+        else:
+            self.ends.session.stats()
+        started = time.perf_counter()
+        for call in calls:
+            call()
+        return time.perf_counter() - started
 
 
 @contextmanager
-def _calls(ends: Ends, pages: int) -> Iterator[dict[str, Burst]]:
-    """The operations, on regions of one batch."""
+def _cores() -> Iterator[list[int]]:
+    """Those that this thread may use, for it to choose one; all of them again afterwards."""
+    cores = os.sched_getaffinity(0)
+    try:
+        yield sorted(cores)
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+def _round(
+    values: dict[str, list[float]],
+    sides: Sequence[_Side],
+    operation: str,
+    pages: int,
+    bursts: int,
+    *,
+    after_pause: bool = False,
+) -> None:
+    """Turn and turn about, so that whatever else runs on the machine hits both alike: also one core more than another."""
+    count = 1 if after_pause else _BURST
+    spent = {side.backend: 0.0 for side in sides}
+    with _cores() as cores:
+        for number in range(bursts):
+            os.sched_setaffinity(0, {cores[number % len(cores)]})
+            for side in sides:
+                spent[side.backend] += side.burst(operation, count, after_pause=after_pause)
+    name = f"{operation}_{pages}_after_pause" if after_pause else f"{operation}_{pages}"
+    for backend, seconds in spent.items():
+        values.setdefault(f"{name}_{backend}", []).append(seconds / bursts / count / pages * 1e6)
+
+
+@contextmanager
+def _operations(ends: Ends, pages: int) -> Iterator[dict[str, Operation]]:
+    """On regions of one batch."""
     size = pages * eb.PAGE_SIZE
     plain = os.urandom(size)
     fds = [os.memfd_create(name) for name in ("bench-target", "bench-source")]
@@ -100,27 +132,16 @@ def _calls(ends: Ends, pages: int) -> Iterator[dict[str, Burst]]:
             ends.bridge.source(fds[1], length=size) as source,
         ):
             target.target_fd(fds[0])
+            seal = partial(ends.session.seal, None, region=_REGION, first_gpa=0, plain=plain)
+            seal_from = partial(
+                ends.session.seal_from, None, region=_REGION, first_gpa=0, source=source, offset=0, length=size
+            )
 
-            def open_batches(count: int) -> float:
+            def open_batches(count: int) -> list[Callable[[], object]]:
                 batches = [ends.peer.seal(None, region=_REGION, first_gpa=0, plain=plain)[0] for _ in range(count)]
-                started = time.perf_counter()
-                for records in batches:
-                    ends.session.open(target, records)
-                return time.perf_counter() - started
+                return [partial(ends.session.open, target, records) for records in batches]
 
-            def seal_from(count: int) -> float:
-                started = time.perf_counter()
-                for _ in range(count):
-                    ends.session.seal_from(None, region=_REGION, first_gpa=0, source=source, offset=0, length=size)
-                return time.perf_counter() - started
-
-            def seal(count: int) -> float:
-                started = time.perf_counter()
-                for _ in range(count):
-                    ends.session.seal(None, region=_REGION, first_gpa=0, plain=plain)
-                return time.perf_counter() - started
-
-            yield {"open": open_batches, "seal_from": seal_from, "seal": seal}
+            yield {"open": open_batches, "seal_from": lambda n: [seal_from] * n, "seal": lambda n: [seal] * n}
     finally:
         for fd in fds:
             os.close(fd)
@@ -129,7 +150,7 @@ def _calls(ends: Ends, pages: int) -> Iterator[dict[str, Burst]]:
 def _targets(series: Mapping[str, Series]) -> list[Target]:
     found = []
     for pages in (n for n in BATCHES if n >= 64):
-        for operation in ("open", "seal_from", "seal"):
+        for operation in OPERATIONS:
             here, there = (series[f"{operation}_{pages}_{name}"].values for name in _BACKENDS)
             ratios = Series("", [b / a for a, b in zip(here, there, strict=True)])
             found.append(
