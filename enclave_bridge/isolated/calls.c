@@ -258,33 +258,20 @@ static eb_status call_lent_new(eb_job *job) {
   return status == EB_OK ? hand_out(job, EB_KIND_LENT, made, free_lent) : status;
 }
 
-typedef struct {
-  uint8_t *at;
-  size_t filled;
-} lent_sink;
-
-static uint8_t *room_in_lent(void *context, size_t n) {
-  const lent_sink *sink = context;
-  (void)n; /* all of it was looked up before */
-  return sink->at + sink->filled;
-}
-
-static void made_in_lent(void *context, size_t n) { ((lent_sink *)context)->filled += n * EB_RECORD_SIZE; }
-
 /* number: region, first gpa, offset of the records. */
 static eb_status call_lent_seal(eb_job *job) {
   part_feed context = {job, false};
-  lent_sink place = {.at = NULL};
+  eb_flat place = {.buffer = NULL};
   const eb_feed feed = {next_part, &context, false};
-  const eb_sink sink = {room_in_lent, made_in_lent, &place};
+  const eb_sink sink = eb_flat_sink(&place);
   eb_result result = {.bad_index = UINT64_MAX};
   const uint64_t pages = job->call.bulk_len / EB_PAGE_SIZE;
   if (pages > EB_REKEY_PAGES) return EB_ERR_LENGTH;
-  place.at = eb_lent_memory_at(job->object[2], job->call.number[2], pages * EB_RECORD_SIZE);
-  if (place.at == NULL) return EB_ERR_BUFFER;
+  place.buffer = eb_lent_memory_at(job->object[2], job->call.number[2], pages * EB_RECORD_SIZE);
+  if (place.buffer == NULL) return EB_ERR_BUFFER;
   eb_status status = eb_pages_seal_fed(job->object[0], job->object[1], (uint32_t)job->call.number[0],
                                        job->call.number[1], (size_t)job->call.bulk_len, &feed, &sink, &result);
-  if (status != EB_OK && place.filled > 0) memset(place.at, 0, place.filled);
+  eb_flat_end(&place, status);
   (void)small(job, &result, sizeof result);
   return status;
 }

@@ -41,6 +41,16 @@ typedef struct {
   void *context;
 } eb_sink;
 
+/* A buffer as a sink; the caller has seen to it that there is room for all. */
+typedef struct {
+  uint8_t *buffer;
+  size_t filled; /* bytes */
+} eb_flat;
+
+eb_sink eb_flat_sink(eb_flat *flat);
+/* All or nothing: zeroises what a failed call left. */
+void eb_flat_end(eb_flat *flat, eb_status status);
+
 /* As their namesakes in enclave_bridge.h, but for the buffers. A caller of eb_pages_seal_fed has seen to it that what
  * comes from the feed is `len` bytes and does not overlap the sink's room. EB_ERR_BRIDGE_DIED: the sink is gone. */
 eb_status eb_pages_seal_fed(eb_session *session, eb_transfer *transfer, uint32_t region, uint64_t first_gpa, size_t len,

@@ -13,12 +13,6 @@ static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 /* ---- a whole buffer ------------------------------------------------------------------------ */
 
-/* A buffer as a sink: all or nothing. */
-typedef struct {
-  uint8_t *buffer;
-  size_t filled;
-} eb_flat;
-
 static uint8_t *room_of_flat(void *context, size_t n) {
   const eb_flat *flat = context;
   (void)n;
@@ -30,13 +24,10 @@ static void made_in_flat(void *context, size_t n) {
   flat->filled += n * EB_RECORD_SIZE;
 }
 
-static eb_sink sink_of(eb_flat *flat) { return (eb_sink){room_of_flat, made_in_flat, flat}; }
+eb_sink eb_flat_sink(eb_flat *flat) { return (eb_sink){room_of_flat, made_in_flat, flat}; }
 
-static void close_flat(eb_flat *flat, eb_status status, size_t *records_len) {
-  if (status == EB_OK)
-    *records_len = flat->filled;
-  else if (flat->filled > 0)
-    memset(flat->buffer, 0, flat->filled);
+void eb_flat_end(eb_flat *flat, eb_status status) {
+  if (status != EB_OK && flat->filled > 0) memset(flat->buffer, 0, flat->filled);
 }
 
 /* ---- seal ------------------------------------------------------------------------------- */
@@ -218,14 +209,15 @@ eb_status eb_pages_seal(eb_session *session, eb_transfer *transfer, uint32_t reg
   eb_whole whole = {plain, len};
   eb_flat flat = {records, 0};
   const eb_feed feed = {eb_next_of_whole, &whole, false};
-  const eb_sink sink = sink_of(&flat);
+  const eb_sink sink = eb_flat_sink(&flat);
   EB_TRY(eb_session_usable(session));
   EB_ENSURE(plain != NULL, EB_ERR_ARGUMENT);
   EB_TRY(check_room(records, records_cap, len, records_len));
   EB_ENSURE(!overlap(plain, len, records, len / EB_PAGE_SIZE * EB_RECORD_SIZE), EB_ERR_ARGUMENT);
   EB_TRY(eb_pages_seal_fed(session, transfer, region, first_gpa, len, &feed, &sink, result));
+  *records_len = flat.filled;
 done:
-  close_flat(&flat, status, records_len);
+  eb_flat_end(&flat, status);
   return status;
 }
 
@@ -274,12 +266,13 @@ eb_status eb_pages_seal_from(eb_session *session, eb_transfer *transfer, uint32_
                              size_t records_cap, size_t *records_len, eb_result *result) {
   eb_status status = EB_OK;
   eb_flat flat = {records, 0};
-  const eb_sink sink = sink_of(&flat);
+  const eb_sink sink = eb_flat_sink(&flat);
   EB_TRY(eb_session_usable(session));
   EB_TRY(check_room(records, records_cap, len, records_len));
   EB_TRY(eb_pages_seal_from_to(session, transfer, region, first_gpa, source, source_offset, len, &sink, result));
+  *records_len = flat.filled;
 done:
-  close_flat(&flat, status, records_len);
+  eb_flat_end(&flat, status);
   return status;
 }
 
@@ -338,14 +331,15 @@ eb_status eb_guard_seal(eb_guard *guard, eb_session *session, eb_transfer *trans
                         eb_result *result) {
   eb_status status = EB_OK;
   eb_flat flat = {records, 0};
-  const eb_sink sink = sink_of(&flat);
+  const eb_sink sink = eb_flat_sink(&flat);
   EB_ENSURE(result != NULL, EB_ERR_ARGUMENT);
   *result = (eb_result){.bad_index = UINT64_MAX};
   EB_TRY(eb_session_usable(session));
   EB_ENSURE(pages <= EB_REKEY_PAGES, EB_ERR_LENGTH);
   EB_TRY(check_room(records, records_cap, pages * EB_PAGE_SIZE, records_len));
   EB_TRY(eb_guard_seal_to(guard, session, transfer, first_gpa, pages, &sink, result));
+  *records_len = flat.filled;
 done:
-  close_flat(&flat, status, records_len);
+  eb_flat_end(&flat, status);
   return status;
 }
