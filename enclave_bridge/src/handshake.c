@@ -256,10 +256,11 @@ eb_status eb_handshake_derive(eb_handshake *handshake, const uint8_t *peer_key, 
   status = decode_peer(handshake, peer_key, len, &peer);
   if (status == EB_OK) status = agree(handshake, peer, handshake->secret->shared);
   if (status == EB_OK) status = transcript_hash(handshake, salt, &salt_len);
-  if (status == EB_OK)
+  if (status == EB_OK) {
     eb_hkdf_extract(handshake->suite, salt, salt_len, handshake->secret->shared,
                     eb_suite_find(handshake->suite)->secret_size, handshake->secret->prk);
-  if (status == EB_OK) status = expand_all(handshake);
+    status = expand_all(handshake);
+  }
 
   OPENSSL_cleanse(handshake->secret->shared, sizeof handshake->secret->shared);
   OPENSSL_cleanse(handshake->secret->prk, sizeof handshake->secret->prk);
