@@ -36,8 +36,9 @@ _Static_assert(offsetof(workspace, nonce) == 0 && offsetof(workspace, reverse) =
 INLINE void set_up(workspace *w, hasher *h, const gcm_key *key) {
   const vec first = round_key(key, 0);
   const vec of_zero = vec_aesenc(first, vec_zero());
+  const uint8_t *counters = (const uint8_t *)(const void *)gcm_page_counters;
   for (size_t at = 0; at < sizeof w->counters; at += VEC_BYTES) {
-    const vec state = vec_xor(first, vec_load(gcm_page_counters[0] + at));
+    const vec state = vec_xor(first, vec_load(counters + at));
     vec_store(w->counters + at, vec_aesenc(state, of_zero));
   }
   vec_store(w->carry, vec_zero());
