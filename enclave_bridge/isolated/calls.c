@@ -1,6 +1,7 @@
 /* Each function of the border as the bridge process makes it, call_<name of its row in EB_CALLS>. */
 #include <string.h>
 
+#include "gcm.h"
 #include "guard.h"
 #include "lent_memory.h"
 #include "pages.h"
@@ -196,24 +197,31 @@ static eb_status next_part(void *context, const uint8_t **part, size_t *len) {
   return job->broken ? EB_ERR_BRIDGE_DIED : EB_OK;
 }
 
-/* Records go out as soon as they are made. */
+/* Records go out as soon as they are made: those of a part, or of what the bridge reads at once. */
+_Static_assert(EB_PART_PAGES <= EB_LANE_PAGES, "a part is no more than what is read at once");
+_Static_assert(EB_LANE_CAPACITY / 2 - EB_RING_HEADER >= sizeof(eb_reply) + EB_LANE_PAGES * EB_RECORD_SIZE,
+               "both fit a reply");
 static uint8_t *room_for_records(void *context, size_t n) { return eb_job_room(context, n * EB_RECORD_SIZE); }
 
 static void send_records(void *context, size_t n) { eb_job_send(context, n * EB_RECORD_SIZE, false); }
 
 static eb_sink sink_of(eb_job *job) { return (eb_sink){room_for_records, send_records, job}; }
 
-/* number: region, first gpa. */
-static eb_status call_pages_seal(eb_job *job) {
+/* Seals the bulk data. number: region, first gpa. */
+static eb_status seal_parts(eb_job *job, const eb_sink *sink) {
   part_feed context = {job, false};
   const eb_feed feed = {next_part, &context, false};
-  const eb_sink sink = sink_of(job);
   eb_result result = {.bad_index = UINT64_MAX};
   if (job->call.bulk_len > (uint64_t)EB_REKEY_PAGES * EB_PAGE_SIZE) return EB_ERR_LENGTH;
   eb_status status = eb_pages_seal_fed(job->object[0], job->object[1], (uint32_t)job->call.number[0],
-                                       job->call.number[1], (size_t)job->call.bulk_len, &feed, &sink, &result);
+                                       job->call.number[1], (size_t)job->call.bulk_len, &feed, sink, &result);
   (void)small(job, &result, sizeof result);
   return status;
+}
+
+static eb_status call_pages_seal(eb_job *job) {
+  const eb_sink sink = sink_of(job);
+  return seal_parts(job, &sink);
 }
 
 /* number: region, first gpa, offset in the source, length. */
@@ -258,21 +266,16 @@ static eb_status call_lent_new(eb_job *job) {
   return status == EB_OK ? hand_out(job, EB_KIND_LENT, made, free_lent) : status;
 }
 
-/* number: region, first gpa, offset of the records. */
+/* number: also offset of the records. */
 static eb_status call_lent_seal(eb_job *job) {
-  part_feed context = {job, false};
   eb_flat place = {.buffer = NULL};
-  const eb_feed feed = {next_part, &context, false};
   const eb_sink sink = eb_flat_sink(&place);
-  eb_result result = {.bad_index = UINT64_MAX};
   const uint64_t pages = job->call.bulk_len / EB_PAGE_SIZE;
   if (pages > EB_REKEY_PAGES) return EB_ERR_LENGTH;
   place.buffer = eb_lent_memory_at(job->object[2], job->call.number[2], pages * EB_RECORD_SIZE);
   if (place.buffer == NULL) return EB_ERR_BUFFER;
-  eb_status status = eb_pages_seal_fed(job->object[0], job->object[1], (uint32_t)job->call.number[0],
-                                       job->call.number[1], (size_t)job->call.bulk_len, &feed, &sink, &result);
+  eb_status status = seal_parts(job, &sink);
   eb_flat_end(&place, status);
-  (void)small(job, &result, sizeof result);
   return status;
 }
 

@@ -126,7 +126,6 @@ typedef struct {
 } eb_reply;
 
 _Static_assert(sizeof(eb_call) % 64 == 0 && sizeof(eb_reply) % 64 == 0, "records behind them stay aligned");
-_Static_assert(EB_LANE_CAPACITY / 2 >= 128 + sizeof(eb_reply) + 16 * EB_RECORD_SIZE, "a chunk's records fit a reply");
 _Static_assert(sizeof(eb_bridge_info) <= sizeof((eb_reply *)0)->small, "the info fits");
 
 /* The first message over the socket, from the process that wants the bridge. */
