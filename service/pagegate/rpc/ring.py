@@ -155,20 +155,23 @@ class RingLink:
 
     def _until(self, attempt: Callable[[float], _T], patience_s: float) -> _T:
         until = time.monotonic() + patience_s
+        gone = False
         while True:
             rest = until - time.monotonic()
             try:
                 with transfer_faults():
-                    return attempt(min(_SLICE_S, max(rest, 0.0)))
+                    return attempt(0.0 if gone else min(_SLICE_S, max(rest, 0.0)))
             except _NotYetError:
                 pass
             except TransferError as error:
                 if error.reason != "RING_TIMEOUT":
                     raise
-            if not self.alive:
+            if gone:
                 self.close()
                 raise TransferError("RING_CLOSED", "the process at the other end of the shared memory has ended")
-            if rest <= 0:
+            # Once more: it may have written its last word, a refusal, after the attempt and before its end.
+            gone = not self.alive
+            if rest <= 0 and not gone:
                 raise TransferError("RING_TIMEOUT", f"the peer neither read nor wrote for {patience_s:g} s")
 
     def close(self) -> None:

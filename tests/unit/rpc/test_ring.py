@@ -54,6 +54,22 @@ def refusal(call) -> str:
     return caught.value.reason
 
 
+def test_last_word_when_it_comes_between_a_look_and_the_peers_end_is_heard(links, monkeypatch):
+    client, server = links
+    channel = client._channel
+
+    class LooksTooEarly:
+        def next(self, timeout_s: float):
+            monkeypatch.setattr(client, "_channel", channel)
+            server.put(4, b"refused")
+            server.close()
+
+    monkeypatch.setattr(client, "_channel", LooksTooEarly())
+    assert client.next().kind == 4
+    assert client.take() == b"refused"
+    assert refusal(client.next) == "RING_CLOSED"
+
+
 def test_peer_when_alive_but_silent_is_given_up_after_the_patience(links):
     assert refusal(links[0].next) == "RING_TIMEOUT"
 
