@@ -13,7 +13,7 @@
 
 #include "enclave_bridge.h"
 
-#define EB_GCM_SECRET_SIZE 1984u
+#define EB_GCM_SECRET_SIZE 3520u
 #define EB_GCM_IV_SIZE 12u
 #define EB_LANE_PAGES 16u /* the largest batch an implementation is given */
 

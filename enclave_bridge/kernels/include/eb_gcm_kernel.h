@@ -38,7 +38,7 @@ extern "C" {
 #define EB_GCM_PAGE_AAD_SIZE 48u /* the record header of PROTOCOL.md */
 #define EB_GCM_NONCE_SIZE 12u
 #define EB_GCM_TAG_SIZE 16u
-#define EB_GCM_KEY_SIZE 1984u
+#define EB_GCM_KEY_SIZE 3520u
 #define EB_GCM_KEY_ALIGNMENT 64u
 #define EB_GCM_MAX_MESSAGE ((UINT64_C(1) << 36) - 32) /* SP 800-38D 5.2.1.1 */
 

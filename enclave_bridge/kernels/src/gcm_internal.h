@@ -18,15 +18,15 @@
 
 /* Room for powers of the hash key H. Each kernel reads it as it likes (gcm_key_expand):
  *   AVX-512: H^65 .. H^1, then zeros           (64 blocks a reduction, one more for the lengths)
- *   VAES256: H^69 .. H^1, then zeros           (64 blocks a reduction, four for a page's AAD, one for the lengths)
+ *   VAES256: H^133 .. H^1, then zeros          (128 blocks a reduction, four for a page's AAD, one for the lengths)
  *   AESNI:   H^33 .. H^1, 0 and, for Karatsuba, the same again with both halves XORed together
  * The trailing zeros let a vector that is only partly filled be loaded whole. */
-#define GCM_POWER_SLOTS 72u
+#define GCM_POWER_SLOTS 136u
 #define GCM_TOP_POWER_AVX512 65u
-#define GCM_TOP_POWER_VAES256 69u
+#define GCM_TOP_POWER_VAES256 133u
 #define GCM_TOP_POWER_AESNI 33u
-/* Of a page's powers, H^69 .. H^2, the XORed halves of each two vectors of two (VAES256 only). */
-#define GCM_PAGE_PAIRS 17u
+/* Of a page's powers, H^133 .. H^2, the XORed halves of each two vectors of two (VAES256 only). */
+#define GCM_PAGE_PAIRS 33u
 
 typedef struct {
   _Alignas(64) uint8_t powers[GCM_POWER_SLOTS][GCM_BLOCK];

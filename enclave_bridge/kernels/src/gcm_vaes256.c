@@ -2,7 +2,7 @@
 #include <immintrin.h>
 
 #define GCM_LANES 2u
-#define GCM_CHUNK 64u
+#define GCM_CHUNK 128u
 #define GCM_TOP_POWER GCM_TOP_POWER_VAES256
 #define GCM_KARATSUBA 1 /* the multiplier is the scarcer unit on Zen 3 */
 #define GCM_OPS gcm_vaes256_ops
