@@ -38,7 +38,7 @@ static void call(uint8_t *memory, eb_ring *ring, const uint8_t *script) {
   const uint8_t *message = NULL;
   uint8_t *room = NULL;
   size_t len = number(script + 2, 2) % 2200;
-  switch (script[1] % 4) {
+  switch (script[1] % 5) {
     case 0:
       if (eb_ring_reserve(ring, len, 0, &room) != EB_OK) break;
       inside(memory, room, len);
@@ -50,6 +50,7 @@ static void call(uint8_t *memory, eb_ring *ring, const uint8_t *script) {
       inside(memory, message, len);
       for (size_t i = 0; i < len; i++) (void)*(const volatile uint8_t *)(message + i);
       break;
+    case 3: eb_ring_restart(ring); break;
     default: eb_ring_consume(ring);
   }
   CHECK(ring->peer - ring->own <= CAPACITY || ring->own - ring->peer <= CAPACITY);

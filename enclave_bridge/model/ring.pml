@@ -10,6 +10,7 @@
  *   NO_COMPARE  the futex sleeps whatever the flag says by then
  *   NO_SKIP     the room that the skipped slots take is not counted
  *   LATE        a sleeper is woken only beyond the position that it asked for
+ *   TOO_LONG    a message goes back to the start though it and what it leaves out are more than the ring holds
  */
 #define SLOTS 4
 #ifndef MESSAGES
@@ -77,6 +78,12 @@ end:
     flag = 0                                                \
   fi
 
+#ifdef TOO_LONG
+#define FITS_BEFORE(size, offset) true
+#else
+#define FITS_BEFORE(size, offset) ((size) <= (offset))
+#endif
+
 /* wake_if_sleeping */
 #define WAKE(position, flag, nap, wake_at) \
   if :: flag -> if :: REACHED(position, wake_at) -> flag = 0; nap = 0 :: else fi :: else fi
@@ -86,7 +93,13 @@ active proctype producer() {
   do
   :: number < MESSAGES ->
     d_step {
-      gap = (SIZE(number) > SLOTS - own % SLOTS -> SLOTS - own % SLOTS : 0);
+      gap = (SIZE(number) > SLOTS - own % SLOTS -> SLOTS - own % SLOTS : 0)
+    }
+    if /* eb_ring_restart, or not */
+    :: gap == 0 && tail == own && own % SLOTS != 0 && FITS_BEFORE(SIZE(number), own % SLOTS) -> gap = SLOTS - own % SLOTS
+    :: true
+    fi;
+    d_step {
 #ifdef NO_SKIP
       need = SIZE(number);
 #else

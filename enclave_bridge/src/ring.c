@@ -218,8 +218,8 @@ static eb_status sleep_on(eb_ring *ring, uint64_t need, uint64_t deadline_ns) {
   return status == EB_ERR_RING_TIMEOUT ? ready(ring, need) : status;
 }
 
-/* A spin that was worth it makes the next as long as may be, another halves it. Every so many waits the
- * whole limit is tried: two ends that both sleep would else wait for each other's waking up for ever. */
+/* A wait that a whole spin would have ended, or nearly, makes the next spin whole; a longer one halves it. Every so many
+ * waits it is whole anyway: two ends that both sleep would else wait for each other's waking up for ever. */
 static uint64_t spin_budget(eb_ring *ring) {
   const bool whole = ring->waits++ % TRY_AGAIN == 0 || ring->spin_ns > ring->spin_limit_ns;
   return whole ? ring->spin_limit_ns : ring->spin_ns;
@@ -236,8 +236,11 @@ static eb_status wait_until_ready(eb_ring *ring, uint64_t need, uint64_t deadlin
     ring->spin_ns = ring->spin_limit_ns;
     return status;
   }
-  ring->spin_ns /= 2;
-  return sleep_on(ring, need, deadline_ns);
+  status = sleep_on(ring, need, deadline_ns);
+  /* Waking up took part of this time: what was waited for came sooner. */
+  const bool soon = status == EB_OK && eb_ring_now() - started <= 2 * ring->spin_limit_ns;
+  ring->spin_ns = soon ? ring->spin_limit_ns : ring->spin_ns / 2;
+  return status;
 }
 
 /* ---- producer --------------------------------------------------------------------------------- */
@@ -247,13 +250,25 @@ static eb_status usable(const eb_ring *ring, eb_ring_end end) {
   return ring->corrupt ? EB_ERR_RING_CORRUPT : EB_OK;
 }
 
+void eb_ring_restart(eb_ring *ring) {
+  if (usable(ring, EB_RING_PRODUCER) == EB_OK) ring->restart = true;
+}
+
+/* What to leave out before a message that takes `need` bytes. */
+static uint64_t skip_before(eb_ring *ring, uint64_t need) {
+  const uint64_t here = offset_of(ring, ring->own), to_end = ring->capacity - here;
+  if (need > to_end) return to_end;
+  /* With less room before it, the message and what is left out would be more than the ring holds. */
+  return ring->restart && need <= here && look(ring) == EB_OK && ring->peer == ring->own ? to_end : 0;
+}
+
 eb_status eb_ring_reserve(eb_ring *ring, size_t len, uint64_t deadline_ns, uint8_t **room) {
   eb_status status = EB_OK;
   EB_TRY(usable(ring, EB_RING_PRODUCER));
   EB_ENSURE(room != NULL, EB_ERR_ARGUMENT);
   EB_ENSURE(len <= ring->capacity / 2 - EB_RING_HEADER, EB_ERR_LENGTH);
-  const uint64_t to_end = ring->capacity - offset_of(ring, ring->own);
-  const uint64_t skip = slots(len) > to_end ? to_end : 0;
+  const uint64_t skip = skip_before(ring, slots(len));
+  EB_ENSURE(!ring->corrupt, EB_ERR_RING_CORRUPT);
   ring->held = false;
   EB_TRY(wait_until_ready(ring, skip + slots(len), deadline_ns));
   ring->held = true;
@@ -276,7 +291,7 @@ eb_status eb_ring_publish(eb_ring *ring, size_t len) {
   if (ring->skip > 0) put_header(ring, ring->own, SKIP, 0);
   put_header(ring, ring->own + ring->skip, MESSAGE, len);
   ring->own += ring->skip + slots(len);
-  ring->held = false;
+  ring->held = ring->restart = false;
   atomic_store(&ring->shared->producer.position, ring->own);
   wake_if_sleeping(&ring->shared->consumer, ring->own);
 done:

@@ -45,6 +45,7 @@ typedef struct {
   uint64_t skip;     /* bytes up to the end of the data that the current message leaves out */
   size_t current;    /* length reserved, or of the message looked at */
   bool held;         /* there is a current message */
+  bool restart;      /* eb_ring_restart's wish */
   bool corrupt;
   atomic_bool closed; /* by eb_ring_close of this end */
   uint64_t spin_ns;  /* how long the next wait spins before it sleeps */
@@ -78,6 +79,9 @@ EB_MUST_USE eb_status eb_ring_reserve(eb_ring *ring, size_t len, uint64_t deadli
 /* Producer: makes the first len bytes of the reserved room a message. EB_ERR_STATE without a
  * reservation, EB_ERR_LENGTH when len is more than was reserved; nothing is published then. */
 eb_status eb_ring_publish(eb_ring *ring, size_t len);
+/* Producer: the next message goes to the start of the data, if it finds the ring empty and has room there before where
+ * it would have gone. Memory used again is still in the caches of both ends, which the rest of the ring is not. */
+void eb_ring_restart(eb_ring *ring);
 
 /* Consumer: waits for a message; it stays valid until eb_ring_consume, and the same one is returned
  * until then. What the producer published before it closed still comes.

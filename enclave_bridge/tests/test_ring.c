@@ -135,6 +135,54 @@ static void test_longest_message_when_the_ring_is_empty_fits_wherever_the_last_e
   close_rings(&open);
 }
 
+static void take(rings *open, const void *expected, size_t expected_len) {
+  const uint8_t *message = NULL;
+  size_t len = 0;
+  CHECK_OK(eb_ring_peek(&open->consumer, 0, &message, &len));
+  CHECK(len == expected_len && memcmp(message, expected, len) == 0);
+  eb_ring_consume(&open->consumer);
+}
+
+static size_t place_of_next(rings *open, size_t len) {
+  uint8_t *room = NULL;
+  CHECK_OK(eb_ring_reserve(&open->producer, len, 0, &room));
+  return (size_t)(room - open->memory) - EB_RING_CONTROL - EB_RING_HEADER;
+}
+
+static void test_restart_when_the_ring_is_empty_puts_the_next_message_at_the_start(void) {
+  rings open = open_rings(CAPACITY);
+  put(&open, "one", 3);
+  put(&open, "two", 3);
+  take(&open, "one", 3);
+  take(&open, "two", 3);
+  eb_ring_restart(&open.producer);
+  CHECK(place_of_next(&open, 5) == 0);
+  put(&open, "three", 5);
+  CHECK(place_of_next(&open, 4) == EB_RING_SLOT); /* the wish was for one message */
+  put(&open, "four", 4);
+  take(&open, "three", 5);
+  take(&open, "four", 4);
+  close_rings(&open);
+}
+
+static void test_restart_when_the_ring_is_not_empty_or_has_no_room_there_changes_nothing(void) {
+  static const uint8_t big[CAPACITY] = {1, 2, 3};
+  rings open = open_rings(CAPACITY);
+  put(&open, "one", 3);
+  eb_ring_restart(&open.producer);
+  CHECK(place_of_next(&open, 3) == EB_RING_SLOT); /* "one" is not taken yet */
+  put(&open, "two", 3);
+  take(&open, "one", 3);
+  take(&open, "two", 3);
+  eb_ring_restart(&open.producer);
+  CHECK(place_of_next(&open, 2 * EB_RING_SLOT) == 2 * EB_RING_SLOT); /* longer than what is before it */
+  put(&open, big, eb_ring_max_message(CAPACITY));
+  take(&open, big, eb_ring_max_message(CAPACITY));
+  eb_ring_restart(&open.consumer); /* not its business */
+  CHECK(!open.consumer.restart);
+  close_rings(&open);
+}
+
 static void test_publish_when_not_reserved_or_longer_publishes_nothing(void) {
   rings open = open_rings(CAPACITY);
   const uint8_t *message = NULL;
@@ -566,11 +614,32 @@ static void test_spin_when_waits_are_long_gets_shorter_and_recovers(void) {
   close_rings(&open);
 }
 
+static void test_spin_when_a_sleep_was_short_is_whole_the_next_time(void) {
+  rings open = open_rings(CAPACITY);
+  const uint8_t *message = NULL;
+  pthread_t thread;
+  size_t len = 0;
+  open.consumer.spin_limit_ns = UINT64_C(20000000000);
+  open.consumer.spin_ns = 1; /* as after many long waits */
+  open.consumer.waits = 1;   /* not the one in so many that is whole anyway */
+  CHECK(pthread_create(&thread, NULL, put_every_millisecond, &open) == 0);
+  CHECK_OK(eb_ring_peek(&open.consumer, LATE, &message, &len));
+  CHECK(open.consumer.spin_ns == open.consumer.spin_limit_ns);
+  for (int i = 0; i < 20; i++) {
+    CHECK_OK(eb_ring_peek(&open.consumer, LATE, &message, &len));
+    eb_ring_consume(&open.consumer);
+  }
+  CHECK(pthread_join(thread, NULL) == 0);
+  close_rings(&open);
+}
+
 int main(void) {
   RUN(test_capacity_when_not_a_power_of_two_in_range_is_refused);
   RUN(test_attach_when_memory_is_not_a_ring_of_that_size_is_refused);
   RUN(test_message_when_published_arrives_whole_and_in_order);
   RUN(test_longest_message_when_the_ring_is_empty_fits_wherever_the_last_ended);
+  RUN(test_restart_when_the_ring_is_empty_puts_the_next_message_at_the_start);
+  RUN(test_restart_when_the_ring_is_not_empty_or_has_no_room_there_changes_nothing);
   RUN(test_publish_when_not_reserved_or_longer_publishes_nothing);
   RUN(test_call_when_of_the_other_end_is_refused);
   RUN(test_wait_when_nothing_comes_ends_at_the_deadline);
@@ -596,5 +665,6 @@ int main(void) {
   RUN(test_producer_when_asleep_on_a_full_ring_is_woken_when_half_is_free);
   RUN(test_producer_when_its_time_is_up_takes_what_room_there_is);
   RUN(test_spin_when_waits_are_long_gets_shorter_and_recovers);
+  RUN(test_spin_when_a_sleep_was_short_is_whole_the_next_time);
   return 0;
 }
