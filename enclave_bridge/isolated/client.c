@@ -127,10 +127,13 @@ typedef struct {
   size_t sent, part; /* bytes sent; size of the next part in units */
 } exchange;
 
+/* The last parts of pages get smaller again, since nothing is done meanwhile while the bridge works on the last one. */
 static size_t next_part(const exchange *x) {
   const size_t left = x->crossing->in_len - x->sent, unit = x->crossing->in_unit;
-  const size_t most = unit == 1 ? EB_PART_BYTES : x->part * unit;
-  return left < most ? left : most;
+  if (unit == 1) return left < EB_PART_BYTES ? left : EB_PART_BYTES;
+  const size_t units = left / unit;
+  const size_t some = units > EB_LAST_PART && units < 2 * x->part ? (units + 1) / 2 : x->part;
+  return (units < some ? units : some) * unit;
 }
 
 /* The address in a record's header: what the bridge was shown, whatever becomes of the caller's memory. */
@@ -234,6 +237,7 @@ eb_status eb_cross(eb_bridge *bridge, eb_crossing *crossing) {
   if (status == EB_OK) {
     const uint32_t index = take_lane(bridge);
     exchange x = {&bridge->lanes[index], crossing, 0, EB_FIRST_PART};
+    eb_ring_restart(&x.lane->calls);
     status = send_part(&x, sizeof crossing->call, EB_RING_FOREVER);
     if (status == EB_OK) status = converse(&x);
     if (status != EB_OK) { /* closed: the watcher did; anything else: a program that cannot be spoken with */

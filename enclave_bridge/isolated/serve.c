@@ -124,6 +124,7 @@ static bool serve_call(eb_lane *lane, const uint8_t *message, size_t len) {
   if (row->bulk == EB_BULK_BYTES && job.call.bulk_len > EB_MAX_MESSAGE_SIZE) return false;
   if (!accept_part(&job, message + sizeof job.call, len - sizeof job.call)) return false;
   receive_descriptors(lane->server->socket, row->descriptors, job.fds);
+  eb_ring_restart(&lane->replies);
 
   eb_status status = EB_OK;
   if (row->bulk == EB_BULK_BYTES && !gather(&job)) return false;

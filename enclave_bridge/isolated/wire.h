@@ -21,12 +21,13 @@
 
 #include "enclave_bridge.h"
 
-#define EB_WIRE_VERSION 2u
+#define EB_WIRE_VERSION 3u
 #define EB_MAX_LANES 16u
 /* Of each of a lane's two rings: most of a batch, so that who copies it seldom waits. */
 #define EB_LANE_CAPACITY ((size_t)1 << 20)
-#define EB_PART_PAGES 8u                   /* most pages or records in one part */
+#define EB_PART_PAGES 16u                  /* most pages or records in one part */
 #define EB_FIRST_PART 4u                   /* pages: the other side begins as soon as there is something */
+#define EB_LAST_PART 3u                    /* pages: no smaller one is made of what is left */
 #define EB_PART_BYTES ((size_t)64 << 10)   /* most bytes in one part of anything else */
 #define EB_MAX_OTHERS 4096u                /* handles beside sessions and handshakes */
 
