@@ -1,21 +1,24 @@
 """What it costs to keep the keys in a process of their own: the same calls with the bridge here and there.
 
-Each figure is the time of one whole call from Python, by the page: batches of one page, 64 and 256. `open` puts a
-batch's records into a region (what a server does on TransferPages), `seal_from` seals a region's pages (GetRegion),
-`seal` seals the caller's memory (a client that isolates its bridge). Batches come as those of a stream do, one after the
-other; the two backends take turns burst by burst, and every core is the caller's in turn: a virtual machine's cores are
-not equally fast, and the isolated bridge is on another one than its caller. A bridge's process sleeps after 50 us without a call, so each burst
-begins with a call that is not counted; `after_pause` is what a batch costs that finds it asleep.
+Each figure is the time of one whole call from Python by the page, the median of a stream's: batches of one page, 64 and
+256. `open` puts a batch's records into a region (what a server does on TransferPages), `seal_from` seals a region's pages
+(GetRegion), `seal` seals the caller's memory (a client that isolates its bridge). Batches come as those of a stream do, one
+after the other, 16 MiB of them whatever their size. The two backends take turns stream by stream, and every core is the
+caller's in turn: a virtual machine's cores are not equally fast, and the isolated bridge is on another one than its caller.
+A bridge's process sleeps after 50 us without a call, so each stream begins with a call that is not counted; `after_pause`
+is what a batch costs that finds it asleep.
 """
 
 from __future__ import annotations
 
 import os
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import enclave_bridge as eb
 from pagegate.bench.pair import shake_hands
@@ -25,7 +28,8 @@ BATCHES = (1, 64, 256)
 OPERATIONS = ("open", "seal_from", "seal")
 _LIMIT = 1.1
 _REGION = 1
-_BURST = 16
+_STREAM_PAGES = 4096
+_PAUSES = 16
 _PAUSE_S = 0.002
 _BACKENDS: Mapping[str, type[eb.Bridge]] = {"in_process": eb.Bridge, "isolated": eb.IsolatedBridge}
 
@@ -54,11 +58,11 @@ def run(rounds: int, mebibytes: int, say: Say) -> Results:
         for pages in BATCHES:
             say(f"{rounds} interleaved rounds of batches of {pages} pages")
             sides = [_Side(name, end, stack.enter_context(_operations(end, pages))) for name, end in ends.items()]
-            bursts = max(4, (mebibytes << 8) // max(pages, 64) // _BURST)
+            streams = max(4, (mebibytes << 8) // _STREAM_PAGES)
             for _ in range(rounds):
                 for operation in OPERATIONS:
-                    _round(values, sides, operation, pages, bursts)
-                _round(values, sides, "open", pages, _BURST, after_pause=True)
+                    _round(values, sides, operation, pages, streams)
+                _round(values, sides, "open", pages, _PAUSES, after_pause=True)
     series = {name: Series("us/page", some) for name, some in values.items()}
     return Results(about, series, _targets(series), simulated=False)
 
@@ -73,17 +77,18 @@ class _Side:
     ends: Ends
     operations: Mapping[str, Operation]
 
-    def burst(self, operation: str, count: int, *, after_pause: bool) -> float:
-        """Seconds of calls one after the other, from a bridge that is awake, or sleeps."""
+    def stream(self, operation: str, count: int, *, after_pause: bool) -> float:
+        """Seconds that one of so many calls takes, the median, by a bridge that is awake, or sleeps."""
         calls = self.operations[operation](count)
         if after_pause:
             time.sleep(_PAUSE_S)
         else:
             self.ends.session.stats()
-        started = time.perf_counter()
+        times = [time.perf_counter()]
         for call in calls:
             call()
-        return time.perf_counter() - started
+            times.append(time.perf_counter())
+        return statistics.median(end - start for start, end in pairwise(times))
 
 
 @contextmanager
@@ -101,21 +106,21 @@ def _round(
     sides: Sequence[_Side],
     operation: str,
     pages: int,
-    bursts: int,
+    streams: int,
     *,
     after_pause: bool = False,
 ) -> None:
     """Turn and turn about, so that whatever else runs on the machine hits both alike: also one core more than another."""
-    count = 1 if after_pause else _BURST
+    count = 1 if after_pause else _STREAM_PAGES // pages
     spent = {side.backend: 0.0 for side in sides}
     with _cores() as cores:
-        for number in range(bursts):
-            os.sched_setaffinity(0, {cores[number % len(cores)]})
+        for number in range(streams):
+            os.sched_setaffinity(0, {cores[number * len(cores) // streams]})
             for side in sides:
-                spent[side.backend] += side.burst(operation, count, after_pause=after_pause)
+                spent[side.backend] += side.stream(operation, count, after_pause=after_pause)
     name = f"{operation}_{pages}_after_pause" if after_pause else f"{operation}_{pages}"
     for backend, seconds in spent.items():
-        values.setdefault(f"{name}_{backend}", []).append(seconds / bursts / count / pages * 1e6)
+        values.setdefault(f"{name}_{backend}", []).append(seconds / streams / pages * 1e6)
 
 
 @contextmanager
