@@ -150,16 +150,17 @@ static void note_gpas(exchange *x, const uint8_t *records, size_t len) {
 /* Sends the next part, behind the call if `head` is set. EB_ERR_RING_TIMEOUT: no room yet. */
 static eb_status send_part(exchange *x, size_t head, uint64_t deadline) {
   const eb_crossing *crossing = x->crossing;
-  const size_t len = next_part(x);
+  const size_t len = head > 0 && crossing->in_unit > 1 ? 0 : next_part(x); /* the bridge makes ready meanwhile */
+  const size_t lead = crossing->in_unit == EB_PAGE_SIZE && len > 0 ? EB_PART_LEAD : 0;
   eb_status status = EB_OK;
   uint8_t *room = NULL;
-  EB_TRY(eb_ring_reserve(&x->lane->calls, head + len, deadline, &room));
+  EB_TRY(eb_ring_reserve(&x->lane->calls, head + lead + len, deadline, &room));
   memcpy(room, &crossing->call, head);
-  if (len > 0) memcpy(room + head, crossing->in + x->sent, len);
-  note_gpas(x, room + head, len);
-  EB_TRY(eb_ring_publish(&x->lane->calls, head + len));
+  if (len > 0) memcpy(room + head + lead, crossing->in + x->sent, len);
+  note_gpas(x, room + head + lead, len);
+  EB_TRY(eb_ring_publish(&x->lane->calls, head + lead + len));
   x->sent += len;
-  if (x->part < EB_PART_PAGES) x->part *= 2;
+  if (len > 0 && x->part < EB_PART_PAGES) x->part *= 2;
 done:
   return status;
 }

@@ -23,6 +23,10 @@ static size_t largest_part(eb_bulk bulk) {
 /* Takes `len` bytes behind `at` as a part, if they are whole units and no more than was announced. */
 static bool accept_part(eb_job *job, const uint8_t *at, size_t len) {
   const eb_bulk bulk = eb_rows[job->call.op].bulk;
+  if (bulk == EB_BULK_PAGES && len >= EB_PART_LEAD) {
+    at += EB_PART_LEAD;
+    len -= EB_PART_LEAD;
+  }
   if (len > job->call.bulk_len - job->taken || len > largest_part(bulk) || len % unit_of(bulk) != 0) {
     job->broken = true;
     return false;
@@ -39,11 +43,9 @@ bool eb_job_next(eb_job *job) {
   job->part_len = 0;
   if (job->broken || job->taken == job->call.bulk_len) return false;
   eb_ring_consume(&job->lane->calls);
-  if (eb_ring_peek(&job->lane->calls, EB_RING_FOREVER, &at, &len) != EB_OK || len == 0) {
-    job->broken = true;
-    return false;
-  }
-  return accept_part(job, at, len);
+  const bool taken = eb_ring_peek(&job->lane->calls, EB_RING_FOREVER, &at, &len) == EB_OK && accept_part(job, at, len);
+  if (!taken || job->part_len == 0) job->broken = true;
+  return !job->broken;
 }
 
 uint8_t *eb_job_room(eb_job *job, size_t len) {

@@ -3,8 +3,9 @@
  *
  * A lane is a pair of rings (ring.h) and a thread of the bridge process. One caller at a time has it:
  *
- *   caller -> bridge   eb_call with the first part of the bulk data behind it, then the rest of the bulk data as
- *                      messages of their own, each of whole units (a page, a record, a byte)
+ *   caller -> bridge   eb_call, with the first part of the bulk data behind it or none yet, then the rest of the bulk
+ *                      data as messages of their own, each of whole units (a page, a record, a byte), pages with
+ *                      EB_PART_LEAD bytes before them
  *   bridge -> caller   eb_reply with bulk data behind it, as often as there is some; `final` marks the last
  *
  * Bulk data is worked on part by part, so one side copies a part while the other seals or opens the one before.
@@ -26,8 +27,9 @@
 /* Of each of a lane's two rings: most of a batch, so that who copies it seldom waits. */
 #define EB_LANE_CAPACITY ((size_t)1 << 20)
 #define EB_PART_PAGES 16u                  /* most pages or records in one part */
-#define EB_FIRST_PART 8u                   /* pages: the other side begins as soon as there is something */
+#define EB_FIRST_PART 4u                   /* pages: the other side begins as soon as there is something */
 #define EB_LAST_PART 6u                    /* pages: no smaller one is made of what is left */
+#define EB_PART_LEAD 48u                    /* bytes before the pages of a part: they begin at a multiple of 64 */
 #define EB_PART_BYTES ((size_t)64 << 10)   /* most bytes in one part of anything else */
 #define EB_MAX_OTHERS 4096u                /* handles beside sessions and handshakes */
 

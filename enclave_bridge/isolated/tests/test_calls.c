@@ -143,6 +143,24 @@ static void test_later_part_when_empty_or_too_long_is_given_up(void) {
   }
 }
 
+static void test_part_of_pages_when_it_has_no_page_is_given_up(void) {
+  static const uint8_t bytes[EB_PAGE_SIZE];
+  uint64_t sessions[2];
+  eb_call call = op(EB_OP_pages_seal);
+  make_sessions(sessions);
+  call.handle[0] = sessions[0];
+  call.handle[1] = transfer(2);
+  call.bulk_len = 2 * EB_PAGE_SIZE;
+  for (size_t len = 0; len <= EB_PART_LEAD; len += EB_PART_LEAD / 2) { /* nothing, or no more than what comes before the pages */
+    caller_put_call(&shared, call, bytes, EB_PAGE_SIZE);
+    caller_put(&shared, bytes, len);
+    CHECK(given_up());
+  }
+  release(call.handle[1]);
+  release(sessions[0]);
+  release(sessions[1]);
+}
+
 static void test_message_when_in_parts_is_one_message(void) {
   static const uint8_t bytes[3 * EB_PART_BYTES];
   const uint64_t both[] = {handshake(), handshake()};
@@ -383,6 +401,7 @@ int main(void) {
   RUN(test_small_data_when_of_another_length_is_given_up);
   RUN(test_bulk_data_when_other_than_announced_is_given_up);
   RUN(test_later_part_when_empty_or_too_long_is_given_up);
+  RUN(test_part_of_pages_when_it_has_no_page_is_given_up);
   RUN(test_message_when_in_parts_is_one_message);
   RUN(test_handle_when_not_one_is_refused_in_every_call);
   RUN(test_handle_when_of_another_kind_is_refused);
