@@ -190,11 +190,33 @@ static batch *make_batch(void) {
   return &b;
 }
 
+/* Which bytes of nonces differ within a batch: all, one, or those of consecutive sequence numbers. */
+enum { ALL = -1, SEQUENCE = EB_GCM_NONCE_SIZE };
+static int differing = ALL;
+
+static void next_nonce(batch *b, size_t i) {
+  uint8_t *nonce = b->pages[i].nonce;
+  if (differing == ALL || i == 0) {
+    random_bytes(nonce, EB_GCM_NONCE_SIZE);
+    if (differing == SEQUENCE) {
+      nonce[EB_GCM_NONCE_SIZE - 1] = 0xe0; /* the next byte changes within the batch */
+    }
+    return;
+  }
+  memcpy(nonce, b->pages[i - 1].nonce, EB_GCM_NONCE_SIZE);
+  if (differing != SEQUENCE) {
+    random_bytes(&nonce[differing], 1);
+    return;
+  }
+  for (size_t k = EB_GCM_NONCE_SIZE; k-- > 4 && ++nonce[k] == 0;) {
+  }
+}
+
 static void lay_out(batch *b, const subject *s, size_t count, size_t in_offset, size_t out_offset, int in_place) {
   memset(b->work, 0xa5, ROOM + 64);
   for (size_t i = 0; i < count; i++) {
     eb_gcm_page *page = &b->pages[i];
-    random_bytes(page->nonce, sizeof page->nonce);
+    next_nonce(b, i);
     page->aad = b->aad + i * 48;
     page->out = b->work + out_offset + i * 4096;
     page->in = in_place ? page->out : b->plain + in_offset + i * 4096;
@@ -245,6 +267,16 @@ static void test_pages_in_batches_of_every_size(void) {
       check_batch(&subjects[i], count, 0, 48, 1 - (int)(count % 2));
     }
   }
+}
+
+static void test_pages_whose_nonces_differ_in_part(void) {
+  for (size_t i = 0; i < subject_count; i++) {
+    for (differing = 0; differing <= SEQUENCE; differing++) {
+      check_batch(&subjects[i], 64, 0, 48, 0);
+      check_batch(&subjects[i], 64, 0, 48, 1);
+    }
+  }
+  differing = ALL;
 }
 
 static void test_pages_open_when_tampered_then_stops_there(void) {
@@ -475,6 +507,7 @@ static const struct {
     TEST(message_with_nonce_of_every_length),
     TEST(pages_at_every_alignment),
     TEST(pages_in_batches_of_every_size),
+    TEST(pages_whose_nonces_differ_in_part),
     TEST(pages_open_when_tampered_then_stops_there),
     TEST(pages_seal_when_output_is_rewritten_meanwhile_then_tags_stand),
     TEST(pages_open_when_input_is_rewritten_meanwhile_then_never_wrong_plaintext),
