@@ -29,7 +29,7 @@
 #define EB_PART_PAGES 16u                  /* most pages or records in one part */
 #define EB_FIRST_PART 4u                   /* pages: the other side begins as soon as there is something */
 #define EB_LAST_PART 6u                    /* pages: no smaller one is made of what is left */
-#define EB_PART_LEAD 48u                    /* bytes before the pages of a part: they begin at a multiple of 64 */
+#define EB_PART_LEAD 48u                   /* bytes before the pages of a part: they begin at a multiple of 64 */
 #define EB_PART_BYTES ((size_t)64 << 10)   /* most bytes in one part of anything else */
 #define EB_MAX_OTHERS 4096u                /* handles beside sessions and handshakes */
 

@@ -52,6 +52,14 @@ static void put(rings *open, const void *message, size_t len) {
   CHECK_OK(eb_ring_publish(&open->producer, len));
 }
 
+static void take(rings *open, const void *expected, size_t expected_len) {
+  const uint8_t *message = NULL;
+  size_t len = 0;
+  CHECK_OK(eb_ring_peek(&open->consumer, 0, &message, &len));
+  CHECK(len == expected_len && memcmp(message, expected, len) == 0);
+  eb_ring_consume(&open->consumer);
+}
+
 static void fill(rings *open, size_t len) {
   uint8_t *room = NULL;
   while (eb_ring_reserve(&open->producer, len, 0, &room) == EB_OK) CHECK_OK(eb_ring_publish(&open->producer, len));
@@ -117,30 +125,17 @@ static void test_longest_message_when_the_ring_is_empty_fits_wherever_the_last_e
   const size_t longest = eb_ring_max_message(CAPACITY);
   static uint8_t big[CAPACITY];
   rings open = open_rings(CAPACITY);
-  const uint8_t *message = NULL;
   uint8_t *room = NULL;
-  size_t len = 0;
   for (unsigned i = 0; i < 300; i++) {
     memset(big, (int)i, longest);
     put(&open, big, longest);
-    CHECK_OK(eb_ring_peek(&open.consumer, 0, &message, &len));
-    CHECK(len == longest && memcmp(message, big, longest) == 0);
-    eb_ring_consume(&open.consumer);
+    take(&open, big, longest);
     put(&open, big, 1); /* moves the next one on by a slot */
-    CHECK_OK(eb_ring_peek(&open.consumer, 0, &message, &len));
-    eb_ring_consume(&open.consumer);
+    take(&open, big, 1);
   }
   CHECK_STATUS(EB_ERR_LENGTH, eb_ring_reserve(&open.producer, longest + 1, 0, &room));
   CHECK_STATUS(EB_ERR_LENGTH, eb_ring_reserve(&open.producer, SIZE_MAX, 0, &room));
   close_rings(&open);
-}
-
-static void take(rings *open, const void *expected, size_t expected_len) {
-  const uint8_t *message = NULL;
-  size_t len = 0;
-  CHECK_OK(eb_ring_peek(&open->consumer, 0, &message, &len));
-  CHECK(len == expected_len && memcmp(message, expected, len) == 0);
-  eb_ring_consume(&open->consumer);
 }
 
 static size_t place_of_next(rings *open, size_t len) {

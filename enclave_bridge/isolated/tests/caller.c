@@ -26,17 +26,6 @@ void caller_close(caller *made) {
   close(made->socket);
 }
 
-void caller_put(caller *from, const void *bytes, size_t len) {
-  uint8_t *room = NULL;
-  CHECK_OK(eb_ring_reserve(&from->calls, len, 0, &room));
-  if (len > 0) memcpy(room, bytes, len);
-  CHECK_OK(eb_ring_publish(&from->calls, len));
-}
-
-static size_t lead_of(uint32_t op, size_t len) {
-  return op < EB_OPS && eb_rows[op].bulk == EB_BULK_PAGES && len > 0 ? EB_PART_LEAD : 0;
-}
-
 static void put_behind(caller *from, const void *head, size_t head_len, size_t lead, const void *bulk, size_t len) {
   uint8_t *room = NULL;
   CHECK_OK(eb_ring_reserve(&from->calls, head_len + lead + len, 0, &room));
@@ -44,6 +33,12 @@ static void put_behind(caller *from, const void *head, size_t head_len, size_t l
   memset(room + head_len, 0, lead);
   if (len > 0) memcpy(room + head_len + lead, bulk, len);
   CHECK_OK(eb_ring_publish(&from->calls, head_len + lead + len));
+}
+
+void caller_put(caller *from, const void *bytes, size_t len) { put_behind(from, NULL, 0, 0, bytes, len); }
+
+static size_t lead_of(uint32_t op, size_t len) {
+  return op < EB_OPS && eb_rows[op].bulk == EB_BULK_PAGES && len > 0 ? EB_PART_LEAD : 0;
 }
 
 void caller_put_call(caller *from, eb_call call, const void *bulk, size_t len) {

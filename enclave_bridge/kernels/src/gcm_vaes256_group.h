@@ -48,9 +48,8 @@
                    : "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm11", "xmm12", \
                      "xmm13", "xmm14", "xmm15")
 
-/* `at` is the offset of the group from in, out, counters and powers. */
-
-/* Encrypts a group; hashes the one in w->ciphertext, then puts its own there. */
+/* Encrypts a group; hashes the one in w->ciphertext, then puts its own there. `at`, here and when opening, is the
+ * offset of the group from in, out, counters and powers. */
 #define LOAD(i, t) "vmovdqa 96+32*" #i "(%[w]), " T##t "\n\t"
 #define CRYPT(i) "vpxor 32*" #i "(%[in],%[at]), " STATE(i) ", " STATE(i) "\n\t"
 #define KEEP(i) "vmovdqa " STATE(i) ", 96+32*" #i "(%[w])\n\t"
