@@ -60,9 +60,9 @@ INLINE uint32_t column_of(const uint8_t nonce[EB_GCM_NONCE_SIZE]) {
  */
 static void make_table(workspace *w, const gcm_key *key, vec start) {
   const vec second = round_key(key, 1);
-  for (size_t at = 0; at < sizeof w->counters; at += VEC_BYTES) {
-    const vec state = vec_aesenc(vec_xor(start, vec_load(gcm_page_counters[0] + at)), second);
-    vec_store(w->counters + at, vec_aesenc(_mm256_blend_epi32(vec_zero(), state, FIRST_COLUMN), round_of_zero()));
+  for (size_t block = 0; block < EB_GCM_PAGE_SIZE / GCM_BLOCK; block += GCM_LANES) {
+    const vec state = vec_aesenc(vec_xor(start, vec_load(gcm_page_counters[block])), second);
+    vec_store(w->counters + block * GCM_BLOCK, vec_aesenc(_mm256_blend_epi32(vec_zero(), state, FIRST_COLUMN), round_of_zero()));
   }
 }
 
