@@ -85,6 +85,7 @@ static void seal(scene *s, size_t first, size_t n) {
 /* One good tag over a header that no honest sender writes. */
 static void seal_a_lie(scene *s, uint8_t field, uint64_t value, uint8_t page) {
   eb_record_header header = {.epoch = s->sender->send_epoch, .region = REGION, .gpa = BASE_GPA + page * EB_PAGE_SIZE};
+  static _Alignas(64) uint8_t work[EB_GCM_WORK_SIZE];
   uint8_t nonce[EB_GCM_IV_SIZE];
   if (s->n == MOST_RECORDS) s->n = 0;
   uint8_t *record = record_at(s, s->n);
@@ -103,7 +104,8 @@ static void seal_a_lie(scene *s, uint8_t field, uint64_t value, uint8_t page) {
   eb_record_nonce(nonce, s->sender->secret->send.iv, header.sequence);
   const eb_gcm_item item = {nonce, record, plain + page * EB_PAGE_SIZE, record + EB_RECORD_HEADER_SIZE,
                             record + EB_RECORD_HEADER_SIZE + EB_PAGE_SIZE};
-  CHECK_OK(s->sender->send_gcm.ops->seal(&s->sender->send_gcm, &item, 1, EB_RECORD_HEADER_SIZE, EB_PAGE_SIZE));
+  CHECK_OK(s->sender->send_gcm.ops->seal(&s->sender->send_gcm, work, &item, 1, EB_RECORD_HEADER_SIZE,
+                                             EB_PAGE_SIZE));
   s->source[s->n++] = page;
 }
 

@@ -17,10 +17,10 @@
 static eb_status choose_kernel(eb_bridge *bridge, const char *name) {
   eb_status status = EB_OK;
   uint8_t *secret = eb_arena_take(&bridge->arena, EB_POOL_SESSIONS);
-  uint8_t *pages = eb_arena_take(&bridge->arena, EB_POOL_LANES);
-  EB_TRY(eb_gcm_choose(&bridge->gcm, name, secret, pages));
+  eb_lane_secret *lane = eb_arena_take(&bridge->arena, EB_POOL_LANES);
+  EB_TRY(eb_gcm_choose(&bridge->gcm, name, secret, lane));
 done:
-  eb_arena_give(&bridge->arena, EB_POOL_LANES, pages);
+  eb_arena_give(&bridge->arena, EB_POOL_LANES, lane);
   eb_arena_give(&bridge->arena, EB_POOL_SESSIONS, secret);
   return status;
 }
@@ -46,7 +46,7 @@ eb_status eb_bridge_open(const eb_bridge_options *options, eb_bridge **bridge) {
   const eb_pool_plan plan[EB_POOLS] = {
       [EB_POOL_SESSIONS] = {sizeof(eb_session_secret), options->max_sessions},
       [EB_POOL_HANDSHAKES] = {sizeof(eb_handshake_secret), options->max_handshakes},
-      [EB_POOL_LANES] = {EB_LANE_PAGES * EB_PAGE_SIZE, EB_LANES},
+      [EB_POOL_LANES] = {sizeof(eb_lane_secret), EB_LANES},
       [EB_POOL_STAGING] = {EB_STAGING_SIZE, EB_STAGING_SLOTS},
       [EB_POOL_GUARDS] = {sizeof(eb_guard_secret), options->max_guards > 0 ? options->max_guards : DEFAULT_GUARDS},
   };

@@ -65,12 +65,13 @@ static bool page_is_filled(const uint8_t *page, size_t p) {
   return true;
 }
 
-static eb_status self_test_key(const eb_gcm_ops *ops, uint8_t *secret, uint8_t *pages, size_t key_size) {
+static eb_status self_test_key(const eb_gcm_ops *ops, uint8_t *secret, eb_lane_secret *lane, size_t key_size) {
   eb_status status = EB_OK;
   eb_gcm sealer = {0}, opener = {0};
   uint8_t key[32], aad[EB_RECORD_HEADER_SIZE];
   uint8_t iv[EB_LANE_PAGES][EB_GCM_IV_SIZE] = {{0}}, tag[EB_LANE_PAGES][EB_TAG_SIZE];
   eb_gcm_item items[EB_LANE_PAGES];
+  uint8_t *pages = lane->pages;
   size_t n = ops->batch, verified = 0;
 
   for (size_t i = 0; i < sizeof key; i++) key[i] = (uint8_t)(7 * i + 3);
@@ -85,18 +86,18 @@ static eb_status self_test_key(const eb_gcm_ops *ops, uint8_t *secret, uint8_t *
   sealer = (eb_gcm){.ops = ops, .secret = secret};
   EB_TRY(ops->setup(&sealer, key_size, true));
   EB_TRY(ops->set_key(&sealer, key, key_size));
-  EB_TRY(ops->seal(&sealer, items, n, sizeof aad, EB_PAGE_SIZE));
+  EB_TRY(ops->seal(&sealer, lane->work, items, n, sizeof aad, EB_PAGE_SIZE));
   EB_ENSURE(memcmp(tag, known_tags[key_size == 32], n * EB_TAG_SIZE) == 0, EB_ERR_SELF_TEST);
   eb_gcm_release(&sealer);
 
   opener = (eb_gcm){.ops = ops, .secret = secret};
   EB_TRY(ops->setup(&opener, key_size, false));
   EB_TRY(ops->set_key(&opener, key, key_size));
-  EB_TRY(ops->open(&opener, items, n, sizeof aad, EB_PAGE_SIZE, &verified));
+  EB_TRY(ops->open(&opener, lane->work, items, n, sizeof aad, EB_PAGE_SIZE, &verified));
   EB_ENSURE(verified == n, EB_ERR_SELF_TEST);
   for (size_t p = 0; p < n; p++) EB_ENSURE(page_is_filled(pages + p * EB_PAGE_SIZE, p), EB_ERR_SELF_TEST);
 
-  EB_TRY(ops->open(&opener, items, n, sizeof aad, EB_PAGE_SIZE, &verified)); /* now not its ciphertext */
+  EB_TRY(ops->open(&opener, lane->work, items, n, sizeof aad, EB_PAGE_SIZE, &verified)); /* now not its ciphertext */
   EB_ENSURE(verified == 0, EB_ERR_SELF_TEST);
 done:
   eb_gcm_release(&sealer);
@@ -104,20 +105,20 @@ done:
   return status == EB_OK ? EB_OK : EB_ERR_SELF_TEST;
 }
 
-eb_status eb_gcm_self_test(const eb_gcm_ops *ops, uint8_t *secret, uint8_t *pages) {
+eb_status eb_gcm_self_test(const eb_gcm_ops *ops, uint8_t *secret, eb_lane_secret *lane) {
   eb_status status = EB_OK;
-  EB_TRY(self_test_key(ops, secret, pages, 16));
+  EB_TRY(self_test_key(ops, secret, lane, 16));
   OPENSSL_cleanse(secret, EB_GCM_SECRET_SIZE);
-  EB_TRY(self_test_key(ops, secret, pages, 32));
+  EB_TRY(self_test_key(ops, secret, lane, 32));
 done:
   return status;
 }
 
-eb_status eb_gcm_choose(const eb_gcm_ops **ops, const char *name, uint8_t *secret, uint8_t *pages) {
+eb_status eb_gcm_choose(const eb_gcm_ops **ops, const char *name, uint8_t *secret, eb_lane_secret *lane) {
   for (size_t i = 0; i < sizeof kernels / sizeof kernels[0]; i++) {
     if ((name != NULL && strcmp(name, kernels[i]->name) != 0) || !kernels[i]->usable()) continue;
     *ops = kernels[i];
-    return eb_gcm_self_test(kernels[i], secret, pages);
+    return eb_gcm_self_test(kernels[i], secret, lane);
   }
   return EB_ERR_ARGUMENT; /* only by name: libcrypto runs anywhere */
 }

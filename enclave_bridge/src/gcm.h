@@ -3,7 +3,8 @@
  *
  * An eb_gcm is one key in one direction. Its `secret` points at EB_GCM_SECRET_SIZE bytes of
  * zeroed secret memory, aligned to 64: an implementation of ours keeps its key schedule and hash
- * key powers there and nowhere else. `state` is for what an implementation must keep elsewhere
+ * key powers there and nowhere else, and what it works with in `work`: a lane's EB_GCM_WORK_SIZE
+ * bytes, zeros at first, which keys may have in turn. `state` is for what an implementation must keep elsewhere
  * (libcrypto's context). IVs are 12 bytes, tags 16.
  */
 #ifndef EB_GCM_H
@@ -14,8 +15,15 @@
 #include "enclave_bridge.h"
 
 #define EB_GCM_SECRET_SIZE 3520u
+#define EB_GCM_WORK_SIZE 5056u
 #define EB_GCM_IV_SIZE 12u
 #define EB_LANE_PAGES 16u /* the largest batch an implementation is given */
+
+/* What one call of the page path has in secret memory. */
+typedef struct {
+  _Alignas(64) uint8_t work[EB_GCM_WORK_SIZE];
+  uint8_t pages[EB_LANE_PAGES * EB_PAGE_SIZE];
+} eb_lane_secret;
 
 typedef struct eb_gcm_ops eb_gcm_ops;
 
@@ -45,12 +53,13 @@ struct eb_gcm_ops {
   eb_status (*setup)(eb_gcm *gcm, size_t key_size, bool seal);
   /* Sets the key, or replaces it. The key is the caller's to wipe. */
   eb_status (*set_key)(eb_gcm *gcm, const uint8_t *key, size_t key_size);
-  /* n messages 1..EB_LANE_PAGES, each with aad_len and len bytes. */
-  eb_status (*seal)(eb_gcm *gcm, const eb_gcm_item *items, size_t n, size_t aad_len, size_t len);
+  /* n messages 1..EB_LANE_PAGES, each with aad_len and len bytes. Only pages want `work`; else it may be NULL. */
+  eb_status (*seal)(eb_gcm *gcm, uint8_t *work, const eb_gcm_item *items, size_t n, size_t aad_len, size_t len);
   /* EB_OK with *verified = how many messages from the start have a good tag, up to the first bad
    * one. Tags are compared in constant time. What a bad message leaves in its `out` is the
    * caller's to wipe. */
-  eb_status (*open)(eb_gcm *gcm, const eb_gcm_item *items, size_t n, size_t aad_len, size_t len, size_t *verified);
+  eb_status (*open)(eb_gcm *gcm, uint8_t *work, const eb_gcm_item *items, size_t n, size_t aad_len, size_t len,
+                    size_t *verified);
   /* Zeroises the key. gcm->secret is NULL in a forked child. */
   void (*release)(eb_gcm *gcm);
 };
@@ -59,13 +68,13 @@ struct eb_gcm_ops {
 extern const eb_gcm_ops eb_gcm_avx512, eb_gcm_vaes256, eb_gcm_aesni, eb_gcm_openssl;
 
 /* Known answers for one implementation: page-sized messages with both key sizes, a full batch,
- * and a refused tag. `secret` is EB_GCM_SECRET_SIZE bytes of secret memory, `pages` room for
- * EB_LANE_PAGES pages; the caller wipes both. EB_ERR_SELF_TEST. */
-eb_status eb_gcm_self_test(const eb_gcm_ops *ops, uint8_t *secret, uint8_t *pages);
+ * and a refused tag. `secret` is EB_GCM_SECRET_SIZE bytes of secret memory; the caller
+ * wipes it and the lane. EB_ERR_SELF_TEST. */
+eb_status eb_gcm_self_test(const eb_gcm_ops *ops, uint8_t *secret, eb_lane_secret *lane);
 /* The first implementation of the table in gcm.c that the CPU can run, or the one of that name
  * (NULL: any). It must pass the self-test: one that fails is an error, not a reason to try the
  * next. EB_ERR_ARGUMENT when the name is unknown or the CPU cannot run it, EB_ERR_SELF_TEST. */
-eb_status eb_gcm_choose(const eb_gcm_ops **ops, const char *name, uint8_t *secret, uint8_t *pages);
+eb_status eb_gcm_choose(const eb_gcm_ops **ops, const char *name, uint8_t *secret, eb_lane_secret *lane);
 
 /* Releases the key and forgets the implementation; one that was never set up is allowed. */
 void eb_gcm_release(eb_gcm *gcm);

@@ -1,6 +1,6 @@
 /*
- * AES-GCM by our own kernels (../kernels). The expanded key is in the session's secret memory and
- * nowhere else. They read each input byte once, into a register that both the hash and the cipher
+ * AES-GCM by our own kernels (../kernels). The expanded key is in the session's secret memory, what
+ * is made of it for a batch in the lane's, and nowhere else. They read each input byte once, into a register that both the hash and the cipher
  * use, and never read what they wrote: hence single_pass (see eb_gcm_kernel.h, and OPAQUE in
  * gcm_body.h, which keeps a compiler from loading it again).
  */
@@ -12,10 +12,13 @@
 #include "guard.h"
 
 _Static_assert(sizeof(eb_gcm_key) <= EB_GCM_SECRET_SIZE, "a key fits its secret memory");
+_Static_assert(sizeof(eb_gcm_workspace) == EB_GCM_WORK_SIZE, "a lane has the workspace");
 _Static_assert(EB_GCM_PAGE_SIZE == EB_PAGE_SIZE && EB_GCM_PAGE_AAD_SIZE == EB_RECORD_HEADER_SIZE, "pages are pages");
 _Static_assert(EB_GCM_NONCE_SIZE == EB_GCM_IV_SIZE && EB_GCM_TAG_SIZE == EB_TAG_SIZE, "so are nonces and tags");
 
 static eb_gcm_key *key_of(const eb_gcm *gcm) { return (eb_gcm_key *)(void *)gcm->secret; }
+
+static eb_gcm_workspace *workspace(uint8_t *work) { return (eb_gcm_workspace *)(void *)work; }
 
 static eb_status setup(eb_gcm *gcm, size_t key_size, bool seal) {
   (void)gcm, (void)key_size, (void)seal; /* its room is `secret` */
@@ -42,13 +45,13 @@ static eb_gcm_message as_message(const eb_gcm_item *item, size_t aad_len, size_t
   return (eb_gcm_message){item->iv, EB_GCM_IV_SIZE, item->aad, aad_len, item->in, item->out, len, item->tag};
 }
 
-static eb_status seal(eb_gcm *gcm, const eb_gcm_item *items, size_t n, size_t aad_len, size_t len) {
+static eb_status seal(eb_gcm *gcm, uint8_t *work, const eb_gcm_item *items, size_t n, size_t aad_len, size_t len) {
   eb_status status = EB_OK;
   eb_gcm_page pages[EB_LANE_PAGES];
   EB_ENSURE(n <= EB_LANE_PAGES, EB_ERR_ARGUMENT);
   if (are_pages(aad_len, len)) {
     as_pages(pages, items, n);
-    EB_ENSURE(eb_gcm_pages_seal(key_of(gcm), pages, n) == EB_GCM_OK, EB_ERR_CRYPTO);
+    EB_ENSURE(eb_gcm_pages_seal(key_of(gcm), workspace(work), pages, n) == EB_GCM_OK, EB_ERR_CRYPTO);
     goto done;
   }
   for (size_t i = 0; i < n; i++) {
@@ -59,7 +62,8 @@ done:
   return status;
 }
 
-static eb_status open(eb_gcm *gcm, const eb_gcm_item *items, size_t n, size_t aad_len, size_t len, size_t *verified) {
+static eb_status open(eb_gcm *gcm, uint8_t *work, const eb_gcm_item *items, size_t n, size_t aad_len, size_t len,
+                      size_t *verified) {
   eb_status status = EB_OK;
   eb_gcm_status outcome = EB_GCM_OK;
   eb_gcm_page pages[EB_LANE_PAGES];
@@ -67,7 +71,7 @@ static eb_status open(eb_gcm *gcm, const eb_gcm_item *items, size_t n, size_t aa
   EB_ENSURE(n <= EB_LANE_PAGES, EB_ERR_ARGUMENT);
   if (are_pages(aad_len, len)) {
     as_pages(pages, items, n);
-    outcome = eb_gcm_pages_open(key_of(gcm), pages, n, verified);
+    outcome = eb_gcm_pages_open(key_of(gcm), workspace(work), pages, n, verified);
   } else {
     while (*verified < n && outcome == EB_GCM_OK) {
       const eb_gcm_message message = as_message(&items[*verified], aad_len, len);

@@ -38,7 +38,8 @@ static bool run(EVP_CIPHER_CTX *context, const eb_gcm_item *item, size_t aad_len
          (len == 0 || (EVP_CipherUpdate(context, item->out, &done, item->in, (int)len) == 1 && done == (int)len));
 }
 
-static eb_status seal(eb_gcm *gcm, const eb_gcm_item *items, size_t n, size_t aad_len, size_t len) {
+static eb_status seal(eb_gcm *gcm, uint8_t *work, const eb_gcm_item *items, size_t n, size_t aad_len, size_t len) {
+  (void)work;
   uint8_t none[1];
   int rest = 0;
   for (size_t i = 0; i < n; i++) {
@@ -49,7 +50,9 @@ static eb_status seal(eb_gcm *gcm, const eb_gcm_item *items, size_t n, size_t aa
   return EB_OK;
 }
 
-static eb_status open(eb_gcm *gcm, const eb_gcm_item *items, size_t n, size_t aad_len, size_t len, size_t *verified) {
+static eb_status open(eb_gcm *gcm, uint8_t *work, const eb_gcm_item *items, size_t n, size_t aad_len, size_t len,
+                      size_t *verified) {
+  (void)work;
   uint8_t none[1];
   int rest = 0;
   *verified = 0;

@@ -143,7 +143,7 @@ static eb_status make_tags(eb_guard *guard, uint64_t first, size_t n, const uint
     items[i] = (eb_gcm_item){
         .iv = nonces[i], .aad = pages + i * EB_PAGE_SIZE, .in = none, .out = none, .tag = tags[i]};
   }
-  return guard->gcm.ops->seal(&guard->gcm, items, n, EB_PAGE_SIZE, 0);
+  return guard->gcm.ops->seal(&guard->gcm, NULL, items, n, EB_PAGE_SIZE, 0);
 }
 
 /* With the lock held. Copies n pages from `first` into private memory; returns how many were there. */
@@ -302,23 +302,23 @@ done:
   return status;
 }
 
-/* `from` is locked for each batch, or by the caller for all of it. `lane` was taken before: who opens pages has one
+/* `from` is locked for each batch, or by the caller for all of it. The lane was taken before: who opens pages has one
  * and waits for a guard's lock. */
-static eb_status carry(eb_guard *to, eb_guard *from, bool from_is_locked, uint8_t *lane, uint64_t *bad_page) {
+static eb_status carry(eb_guard *to, eb_guard *from, bool from_is_locked, eb_lane_secret *lane, uint64_t *bad_page) {
   eb_status status = EB_OK;
   eb_guard_entry entries[EB_LANE_PAGES];
   bool good[EB_LANE_PAGES];
   for (uint64_t first = 0; first < to->pages; first += EB_LANE_PAGES) {
     const size_t n = smaller(EB_LANE_PAGES, to->pages - first);
     if (!from_is_locked) eb_mutex_lock(&from->lock);
-    status = fetch_checked(from, first, n, lane, good);
+    status = fetch_checked(from, first, n, lane->pages, good);
     memcpy(entries, from->entries + first, n * sizeof entries[0]);
     if (!from_is_locked) eb_mutex_unlock(&from->lock);
     if (status != EB_OK) goto done;
     *bad_page = first + first_bad(good, n);
     EB_ENSURE(*bad_page == first + n, EB_ERR_TAMPERED);
     eb_mutex_lock(&to->lock);
-    status = adopt(to, entries, first, n, lane);
+    status = adopt(to, entries, first, n, lane->pages);
     eb_mutex_unlock(&to->lock);
     if (status != EB_OK) goto done;
   }
@@ -333,7 +333,7 @@ eb_status eb_guard_carry(eb_guard *guard, eb_guard *from, uint64_t *bad_page) {
   EB_ENSURE(bad_page != NULL && guard != from && guard->bridge == from->bridge, EB_ERR_ARGUMENT);
   EB_ENSURE(guard->pages == from->pages, EB_ERR_LENGTH);
   EB_ENSURE(guard->journal < 0, EB_ERR_STATE);
-  uint8_t *lane = eb_arena_wait(&guard->bridge->arena, EB_POOL_LANES);
+  eb_lane_secret *lane = eb_arena_wait(&guard->bridge->arena, EB_POOL_LANES);
   status = carry(guard, from, false, lane, bad_page);
   eb_arena_give(&guard->bridge->arena, EB_POOL_LANES, lane);
 done:
@@ -343,7 +343,7 @@ done:
 eb_status eb_guard_renew(eb_guard *guard, uint64_t generation, uint64_t *bad_page) {
   eb_status status = EB_OK;
   eb_guard *fresh = NULL;
-  uint8_t *lane = NULL;
+  eb_lane_secret *lane = NULL;
   bool locked = false;
   EB_TRY(eb_guard_usable(guard));
   EB_ENSURE(bad_page != NULL, EB_ERR_ARGUMENT);

@@ -32,7 +32,7 @@ static eb_status admit(eb_session *session, const eb_transfer *transfer, const e
  * copied once, then only the copies count; so is the ciphertext, unless the implementation reads
  * it once by itself. EB_OK when the run has a record; otherwise why the first one is refused. */
 static eb_status gather(eb_session *session, const eb_transfer *transfer, const uint8_t *records, size_t n,
-                        uint8_t *lane, eb_run *run) {
+                        uint8_t *pages, eb_run *run) {
   const eb_gcm_ops *ops = session->bridge->gcm;
   n = smaller(n, ops->batch);
   for (run->n = 0; run->n < n; run->n++) {
@@ -40,7 +40,7 @@ static eb_status gather(eb_session *session, const eb_transfer *transfer, const 
     const uint8_t *record = records + i * EB_RECORD_SIZE;
     const uint8_t *cipher = record + EB_RECORD_HEADER_SIZE;
     eb_record_header *header = &run->parsed[i];
-    uint8_t *page = lane + i * EB_PAGE_SIZE;
+    uint8_t *page = pages + i * EB_PAGE_SIZE;
 
     memcpy(run->headers[i], record, EB_RECORD_HEADER_SIZE);
     eb_record_read(run->headers[i], header);
@@ -71,17 +71,17 @@ done:
 
 /* Opens one run; *applied records took effect, and a status other than EB_OK is the next one's, or
  * says that the target could not be written. */
-static eb_status open_run(eb_session *session, eb_transfer *transfer, const uint8_t *records, size_t n, uint8_t *lane,
-                          eb_run *run, size_t *applied) {
+static eb_status open_run(eb_session *session, eb_transfer *transfer, const uint8_t *records, size_t n,
+                          eb_lane_secret *lane, eb_run *run, size_t *applied) {
   eb_status status = EB_OK, stored = EB_OK;
   size_t verified = 0, accepted = 0;
   *applied = 0;
-  EB_TRY(gather(session, transfer, records, n, lane, run));
+  EB_TRY(gather(session, transfer, records, n, lane->pages, run));
   eb_gcm *gcm = &eb_session_recv_epoch(session, run->parsed[0].epoch)->gcm;
-  EB_TRY(gcm->ops->open(gcm, run->items, run->n, EB_RECORD_HEADER_SIZE, EB_PAGE_SIZE, &verified));
+  EB_TRY(gcm->ops->open(gcm, lane->work, run->items, run->n, EB_RECORD_HEADER_SIZE, EB_PAGE_SIZE, &verified));
   while (accepted < verified && (status = accept(session, &run->parsed[accepted])) == EB_OK) accepted++;
   if (status == EB_OK && verified < run->n) status = EB_ERR_TAMPERED;
-  stored = eb_transfer_store(transfer, run->index, run->tags, lane, accepted, applied);
+  stored = eb_transfer_store(transfer, run->index, run->tags, lane->pages, accepted, applied);
   session->opened_pages += *applied;
   if (status == EB_OK) status = stored;
 done:
@@ -98,8 +98,8 @@ static void count_refusal(eb_session *session, eb_status status) {
 }
 
 /* With both locks held. */
-static eb_status open_part(eb_session *session, eb_transfer *transfer, const uint8_t *records, size_t n, uint8_t *lane,
-                           eb_result *result) {
+static eb_status open_part(eb_session *session, eb_transfer *transfer, const uint8_t *records, size_t n,
+                           eb_lane_secret *lane, eb_result *result) {
   eb_status status = EB_OK;
   eb_run run;
   for (size_t done = 0, applied = 0; done < n && status == EB_OK; done += applied) {
@@ -121,7 +121,7 @@ static bool is_peers_fault(eb_status status) {
 static eb_status open_all(eb_session *session, eb_transfer *transfer, const eb_feed *feed, eb_result *result) {
   eb_arena *arena = &session->bridge->arena;
   eb_status status = EB_OK;
-  uint8_t *lane = NULL;
+  eb_lane_secret *lane = NULL;
   EB_ENSURE(!atomic_load(&session->closed), EB_ERR_SESSION_CLOSED);
   EB_ENSURE(eb_transfer_has_target(transfer), EB_ERR_STATE);
   lane = eb_arena_wait(arena, EB_POOL_LANES);
@@ -137,7 +137,9 @@ static eb_status open_all(eb_session *session, eb_transfer *transfer, const eb_f
     result->bad_index = result->pages;
     count_refusal(session, status);
   }
-  eb_arena_give_used(arena, EB_POOL_LANES, lane, smaller(session->bridge->gcm->batch, most / EB_RECORD_SIZE) * EB_PAGE_SIZE);
+  eb_arena_give_used(arena, EB_POOL_LANES, lane,
+                     offsetof(eb_lane_secret, pages) +
+                         smaller(session->bridge->gcm->batch, most / EB_RECORD_SIZE) * EB_PAGE_SIZE);
 done:
   return status;
 }

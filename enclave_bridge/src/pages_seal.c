@@ -40,6 +40,7 @@ typedef struct {
   uint64_t first_index;  /* page of the transfer's window of the first record */
   eb_record_header next; /* header of the record to make */
   size_t done;           /* pages sealed */
+  eb_lane_secret *lane;
   uint64_t started;
   bool locked;
 } eb_sealer;
@@ -63,7 +64,7 @@ static eb_status seal_run(eb_sealer *sealer, eb_run *run, const uint8_t *plain, 
     sealer->next.sequence++;
     sealer->next.gpa += EB_PAGE_SIZE;
   }
-  EB_TRY(session->send_gcm.ops->seal(&session->send_gcm, run->items, n, EB_RECORD_HEADER_SIZE, EB_PAGE_SIZE));
+  EB_TRY(session->send_gcm.ops->seal(&session->send_gcm, sealer->lane->work, run->items, n, EB_RECORD_HEADER_SIZE, EB_PAGE_SIZE));
   for (size_t i = 0; i < n; i++) {
     uint8_t *record = records + i * EB_RECORD_SIZE;
     memcpy(record, run->headers[i], EB_RECORD_HEADER_SIZE);
@@ -76,10 +77,9 @@ done:
   return status;
 }
 
-/* Seals a part into the sink's next room: all of it, or nothing is left there. `lane` is private memory for a
- * batch, or NULL: none is needed, or the part itself is private. */
-static eb_status seal_part(eb_sealer *sealer, const uint8_t *plain, size_t n, uint8_t *lane, bool in_place) {
-  const size_t batch = sealer->session->send_gcm.ops->batch;
+/* Seals a part into the sink's next room: all of it, or nothing is left there. */
+static eb_status seal_part(eb_sealer *sealer, const uint8_t *plain, size_t n, bool is_private) {
+  const eb_gcm_ops *ops = sealer->session->send_gcm.ops;
   eb_status status = EB_OK;
   size_t begun = 0;
   eb_run run;
@@ -88,9 +88,9 @@ static eb_status seal_part(eb_sealer *sealer, const uint8_t *plain, size_t n, ui
   EB_ENSURE(records != NULL, EB_ERR_BRIDGE_DIED);
   while (begun < n && status == EB_OK) {
     const uint8_t *pages = plain + begun * EB_PAGE_SIZE;
-    const size_t some = smaller(batch, n - begun);
-    uint8_t *private = in_place ? (uint8_t *)(uintptr_t)pages : lane;
-    status = seal_run(sealer, &run, pages, some, private, records + begun * EB_RECORD_SIZE);
+    const size_t some = smaller(ops->batch, n - begun);
+    uint8_t *private = is_private ? (uint8_t *)(uintptr_t)pages : sealer->lane->pages;
+    status = seal_run(sealer, &run, pages, some, ops->single_pass ? NULL : private, records + begun * EB_RECORD_SIZE);
     begun += some;
   }
   if (status == EB_OK)
@@ -104,18 +104,19 @@ done:
 static eb_status seal_all(eb_sealer *sealer, const eb_feed *feed) {
   const eb_gcm_ops *ops = sealer->session->send_gcm.ops;
   eb_arena *arena = &sealer->session->bridge->arena;
-  const bool in_place = !ops->single_pass && feed->is_private;
-  uint8_t *lane = ops->single_pass || feed->is_private ? NULL : eb_arena_wait(arena, EB_POOL_LANES);
   eb_status status = EB_OK;
+  size_t used = 0;
+  sealer->lane = eb_arena_wait(arena, EB_POOL_LANES);
   while (sealer->done < sealer->pages) {
     const uint8_t *part = NULL;
     size_t len = 0;
     EB_TRY(feed->next(feed->context, &part, &len));
     EB_ENSURE(len > 0, EB_ERR_LENGTH);
-    EB_TRY(seal_part(sealer, part, len / EB_PAGE_SIZE, lane, in_place));
+    EB_TRY(seal_part(sealer, part, len / EB_PAGE_SIZE, feed->is_private));
   }
 done:
-  eb_arena_give_used(arena, EB_POOL_LANES, lane, smaller(ops->batch, sealer->pages) * EB_PAGE_SIZE);
+  used = ops->single_pass || feed->is_private ? 0 : smaller(ops->batch, sealer->pages) * EB_PAGE_SIZE;
+  eb_arena_give_used(arena, EB_POOL_LANES, sealer->lane, offsetof(eb_lane_secret, pages) + used);
   return status;
 }
 

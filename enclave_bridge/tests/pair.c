@@ -6,11 +6,12 @@ static const uint8_t transfer_id[EB_TRANSFER_ID_SIZE] = "transfer-012345";
 static bool always(void) { return true; }
 static eb_status setup(eb_gcm *gcm, size_t key_size, bool seal) { return eb_gcm_openssl.setup(gcm, key_size, seal); }
 static eb_status set_key(eb_gcm *gcm, const uint8_t *key, size_t size) { return eb_gcm_openssl.set_key(gcm, key, size); }
-static eb_status seal(eb_gcm *gcm, const eb_gcm_item *items, size_t n, size_t aad_len, size_t len) {
-  return eb_gcm_openssl.seal(gcm, items, n, aad_len, len);
+static eb_status seal(eb_gcm *gcm, uint8_t *work, const eb_gcm_item *items, size_t n, size_t aad_len, size_t len) {
+  return eb_gcm_openssl.seal(gcm, work, items, n, aad_len, len);
 }
-static eb_status open(eb_gcm *gcm, const eb_gcm_item *items, size_t n, size_t aad_len, size_t len, size_t *verified) {
-  return eb_gcm_openssl.open(gcm, items, n, aad_len, len, verified);
+static eb_status open(eb_gcm *gcm, uint8_t *work, const eb_gcm_item *items, size_t n, size_t aad_len, size_t len,
+                      size_t *verified) {
+  return eb_gcm_openssl.open(gcm, work, items, n, aad_len, len, verified);
 }
 static void release(eb_gcm *gcm) { eb_gcm_openssl.release(gcm); }
 

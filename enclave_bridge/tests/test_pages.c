@@ -295,11 +295,13 @@ static void test_buffers_when_unaligned_work(void) { each(unaligned); }
 static int calls_left;
 static eb_pair *victim;
 
-static eb_status fails_later_seal(eb_gcm *gcm, const eb_gcm_item *items, size_t n, size_t aad_len, size_t len) {
-  return calls_left-- > 0 ? eb_gcm_openssl.seal(gcm, items, n, aad_len, len) : EB_ERR_CRYPTO;
+static eb_status fails_later_seal(eb_gcm *gcm, uint8_t *work, const eb_gcm_item *items, size_t n, size_t aad_len,
+                                  size_t len) {
+  return calls_left-- > 0 ? eb_gcm_openssl.seal(gcm, work, items, n, aad_len, len) : EB_ERR_CRYPTO;
 }
-static eb_status fails_open(eb_gcm *gcm, const eb_gcm_item *items, size_t n, size_t aad_len, size_t len, size_t *good) {
-  (void)gcm, (void)items, (void)n, (void)aad_len, (void)len;
+static eb_status fails_open(eb_gcm *gcm, uint8_t *work, const eb_gcm_item *items, size_t n, size_t aad_len, size_t len,
+                            size_t *good) {
+  (void)gcm, (void)work, (void)items, (void)n, (void)aad_len, (void)len;
   *good = 0;
   return EB_ERR_CRYPTO;
 }
@@ -347,10 +349,10 @@ static void test_epoch_when_its_successor_cannot_be_derived_closes_the_session(v
 }
 
 /* The peer changes the record in shared memory once the bridge has begun to decrypt it. */
-static eb_status hostile_open(eb_gcm *gcm, const eb_gcm_item *items, size_t n, size_t aad_len, size_t len,
-                              size_t *good) {
+static eb_status hostile_open(eb_gcm *gcm, uint8_t *work, const eb_gcm_item *items, size_t n, size_t aad_len,
+                              size_t len, size_t *good) {
   memset(victim->records, 0x66, sizeof victim->records);
-  return eb_gcm_openssl.open(gcm, items, n, aad_len, len, good);
+  return eb_gcm_openssl.open(gcm, work, items, n, aad_len, len, good);
 }
 
 static void test_open_when_the_peer_writes_meanwhile_uses_what_it_read_first(void) {

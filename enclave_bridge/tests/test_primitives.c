@@ -143,6 +143,8 @@ static void test_hkdf_when_asked_for_too_much_refuses(void) {
                                     "a label that is much longer than any label of the key schedule", out, 32));
 }
 
+static eb_lane_secret lane;
+
 /* McGrew and Viega, "The Galois/Counter Mode of Operation", test cases 1, 4, 13 and 16 (also NIST's). */
 static void check_known_answers(const eb_gcm_ops *ops) {
   static _Alignas(64) uint8_t secret[EB_GCM_SECRET_SIZE];
@@ -176,7 +178,7 @@ static void check_known_answers(const eb_gcm_ops *ops) {
     CHECK_OK(gcm.ops->setup(&gcm, key_len, true));
     CHECK_STATUS(EB_ERR_CRYPTO, gcm.ops->set_key(&gcm, key, 24));
     CHECK_OK(gcm.ops->set_key(&gcm, key, key_len));
-    CHECK_OK(gcm.ops->seal(&gcm, &item, 1, aad_len, len));
+    CHECK_OK(gcm.ops->seal(&gcm, lane.work, &item, 1, aad_len, len));
     unhex(known[i].cipher, expected);
     CHECK(memcmp(cipher, expected, len) == 0);
     unhex(known[i].tag, expected);
@@ -188,10 +190,10 @@ static void check_known_answers(const eb_gcm_ops *ops) {
     item = (eb_gcm_item){.iv = iv, .aad = aad, .in = cipher, .out = cipher, .tag = tag};
     CHECK_OK(gcm.ops->setup(&gcm, key_len, false));
     CHECK_OK(gcm.ops->set_key(&gcm, key, key_len));
-    CHECK_OK(gcm.ops->open(&gcm, &item, 1, aad_len, len, &verified));
+    CHECK_OK(gcm.ops->open(&gcm, lane.work, &item, 1, aad_len, len, &verified));
     CHECK(verified == 1 && memcmp(cipher, plain, len) == 0);
     tag[15] ^= 1;
-    CHECK_OK(gcm.ops->open(&gcm, &item, 1, aad_len, len, &verified));
+    CHECK_OK(gcm.ops->open(&gcm, lane.work, &item, 1, aad_len, len, &verified));
     CHECK(verified == 0);
     eb_gcm_release(&gcm);
   }
@@ -215,36 +217,38 @@ static void test_gcm_when_it_has_no_key_fails(void) {
     size_t verified = 1;
     CHECK_OK(gcm.ops->setup(&gcm, 32, true));
     for (size_t len = EB_PAGE_SIZE; len > 0; len -= EB_PAGE_SIZE / 2) {
-      CHECK_STATUS(EB_ERR_CRYPTO, gcm.ops->seal(&gcm, &item, 1, sizeof aad, len));
-      CHECK_STATUS(EB_ERR_CRYPTO, gcm.ops->open(&gcm, &item, 1, sizeof aad, len, &verified));
+      CHECK_STATUS(EB_ERR_CRYPTO, gcm.ops->seal(&gcm, lane.work, &item, 1, sizeof aad, len));
+      CHECK_STATUS(EB_ERR_CRYPTO, gcm.ops->open(&gcm, lane.work, &item, 1, sizeof aad, len, &verified));
       CHECK(verified == 0 && page[0] == 0);
     }
     eb_gcm_release(&gcm);
   }
 }
 
-static eb_status lies(eb_gcm *gcm, const eb_gcm_item *items, size_t n, size_t aad_len, size_t len, size_t *verified) {
-  (void)gcm, (void)items, (void)aad_len, (void)len;
+static eb_status lies(eb_gcm *gcm, uint8_t *work, const eb_gcm_item *items, size_t n, size_t aad_len, size_t len,
+                      size_t *verified) {
+  (void)gcm, (void)work, (void)items, (void)aad_len, (void)len;
   *verified = n; /* every tag is good */
   return EB_OK;
 }
 
-static eb_status seals_wrong(eb_gcm *gcm, const eb_gcm_item *items, size_t n, size_t aad_len, size_t len) {
-  eb_status status = eb_gcm_openssl.seal(gcm, items, n, aad_len, len);
+static eb_status seals_wrong(eb_gcm *gcm, uint8_t *work, const eb_gcm_item *items, size_t n, size_t aad_len,
+                             size_t len) {
+  eb_status status = eb_gcm_openssl.seal(gcm, work, items, n, aad_len, len);
   items[n - 1].tag[0] ^= 1;
   return status;
 }
 
 static void test_self_test_when_a_kernel_is_wrong_refuses_it(void) {
-  static _Alignas(64) uint8_t secret[EB_GCM_SECRET_SIZE], pages[EB_LANE_PAGES * EB_PAGE_SIZE];
+  static _Alignas(64) uint8_t secret[EB_GCM_SECRET_SIZE];
   for (size_t k = 0; k < KERNELS; k++)
-    if (kernels[k]->usable()) CHECK_OK(eb_gcm_self_test(kernels[k], secret, pages));
+    if (kernels[k]->usable()) CHECK_OK(eb_gcm_self_test(kernels[k], secret, &lane));
   eb_gcm_ops broken = batched_ops;
   broken.open = lies;
-  CHECK_STATUS(EB_ERR_SELF_TEST, eb_gcm_self_test(&broken, secret, pages));
+  CHECK_STATUS(EB_ERR_SELF_TEST, eb_gcm_self_test(&broken, secret, &lane));
   broken = batched_ops;
   broken.seal = seals_wrong;
-  CHECK_STATUS(EB_ERR_SELF_TEST, eb_gcm_self_test(&broken, secret, pages));
+  CHECK_STATUS(EB_ERR_SELF_TEST, eb_gcm_self_test(&broken, secret, &lane));
 }
 
 static void test_replay_window_when_numbers_repeat_or_age_refuses_them(void) {

@@ -35,6 +35,7 @@ typedef struct {
   uint8_t *records; /* pages * RECORD, sealed */
   uint8_t *scratch; /* pages * RECORD */
   eb_gcm_page *descriptors;
+  eb_gcm_workspace *workspace;
 } workload;
 
 typedef struct {
@@ -121,8 +122,9 @@ static void kernel_run(const contender *c, const workload *w, int seal) {
     page->out = w->scratch + i * RECORD + (seal ? HEADER : 0);
     page->tag = record + HEADER + EB_GCM_PAGE_SIZE;
   }
-  const eb_gcm_status status = seal ? eb_gcm_pages_seal(c->key, w->descriptors, w->pages)
-                                    : eb_gcm_pages_open(c->key, w->descriptors, w->pages, NULL);
+  const eb_gcm_status status = seal ? eb_gcm_pages_seal(c->key, w->workspace, w->descriptors, w->pages)
+                                    : eb_gcm_pages_open(c->key, w->workspace, w->descriptors, w->pages, NULL);
+  eb_gcm_workspace_wipe(w->workspace); /* as the page path does after each batch */
   if (status != EB_GCM_OK) {
     fail("the kernel refuses");
   }
@@ -211,9 +213,11 @@ int main(int argc, char **argv) {
   w.records = records_of(w.pages);
   w.scratch = records_of(w.pages);
   w.descriptors = calloc(w.pages, sizeof *w.descriptors);
-  if (w.plain == NULL || w.records == NULL || w.scratch == NULL || w.descriptors == NULL) {
+  w.workspace = aligned_alloc(EB_GCM_KEY_ALIGNMENT, sizeof *w.workspace);
+  if (w.plain == NULL || w.records == NULL || w.scratch == NULL || w.descriptors == NULL || w.workspace == NULL) {
     fail("out of memory");
   }
+  eb_gcm_workspace_wipe(w.workspace);
   memset(w.key, 0x42, sizeof w.key);
   for (size_t i = 0; i < w.pages * EB_GCM_PAGE_SIZE; i++) {
     w.plain[i] = (uint8_t)(i * 131 + (i >> 8));

@@ -46,6 +46,7 @@ typedef struct rival {
 static uint8_t *plain;
 static uint8_t *records;
 static uint8_t *reference;
+static eb_gcm_workspace workspace;
 static const uint8_t key[32] = {1, 2, 3};
 
 static void fail(const char *what) {
@@ -112,9 +113,10 @@ static void seal_ours(const rival *r) {
     pages[i].out = record + 48;
     pages[i].tag = record + 48 + 4096;
   }
-  if (eb_gcm_pages_seal(r->key, pages, PAGES) != EB_GCM_OK) {
+  if (eb_gcm_pages_seal(r->key, &workspace, pages, PAGES) != EB_GCM_OK) {
     fail("our kernel failed");
   }
+  eb_gcm_workspace_wipe(&workspace); /* as the page path does after each batch */
 }
 
 static size_t add_library(rival *r, const char *argument) {

@@ -14,7 +14,7 @@
  *   - Vector registers and the stack that was used are cleared before a call returns.
  *
  * Thread safety: functions may run at once on any keys, also on one key; eb_gcm_key_init and
- * eb_gcm_key_wipe need the key to themselves.
+ * eb_gcm_key_wipe need the key to themselves, and each call that works on pages its workspace.
  *
  * The caller owns nonces: one used twice under a key breaks GCM.
  */
@@ -40,6 +40,7 @@ extern "C" {
 #define EB_GCM_TAG_SIZE 16u
 #define EB_GCM_KEY_SIZE 3520u
 #define EB_GCM_KEY_ALIGNMENT 64u
+#define EB_GCM_WORKSPACE_SIZE 5056u
 #define EB_GCM_MAX_MESSAGE ((UINT64_C(1) << 36) - 32) /* SP 800-38D 5.2.1.1 */
 
 typedef enum {
@@ -81,6 +82,17 @@ EB_GCM_MUST_USE eb_gcm_status eb_gcm_key_init(eb_gcm_key *ctx, eb_gcm_kernel ker
 /* Zeroises; NULL is allowed. */
 void eb_gcm_key_wipe(eb_gcm_key *ctx);
 
+/* Where a kernel works on pages, and keeps what one call can leave to the next under the same key: batches in parts
+ * cost little more than at once. As secret as the key; 64-byte aligned, of zeros at first, and the caller's to wipe.
+ * Any key and any direction may follow any other: what is kept is used only for the key that it is of. One call at a
+ * time has it. */
+typedef struct {
+  _Alignas(64) uint8_t opaque[EB_GCM_WORKSPACE_SIZE];
+} eb_gcm_workspace;
+
+/* Zeroises; NULL is allowed. */
+void eb_gcm_workspace_wipe(eb_gcm_workspace *workspace);
+
 /* One page. in and out are the same or do not overlap; any alignment. */
 typedef struct {
   uint8_t nonce[EB_GCM_NONCE_SIZE];
@@ -91,12 +103,13 @@ typedef struct {
 } eb_gcm_page;
 
 /* Seals `count` pages. count 0 is fine. Arguments are checked before anything is written. */
-EB_GCM_MUST_USE eb_gcm_status eb_gcm_pages_seal(const eb_gcm_key *ctx, const eb_gcm_page *pages, size_t count);
+EB_GCM_MUST_USE eb_gcm_status eb_gcm_pages_seal(const eb_gcm_key *ctx, eb_gcm_workspace *workspace,
+                                                const eb_gcm_page *pages, size_t count);
 /* Opens pages in order and stops at the first whose tag does not verify: EB_GCM_ERR_TAG, that page's
  * out is zeroed, later ones are untouched. *opened (may be NULL; always written) is the number of
  * pages that verified. `out` holds unverified plaintext during the call: it must be private memory. */
-EB_GCM_MUST_USE eb_gcm_status eb_gcm_pages_open(const eb_gcm_key *ctx, const eb_gcm_page *pages, size_t count,
-                                                size_t *opened);
+EB_GCM_MUST_USE eb_gcm_status eb_gcm_pages_open(const eb_gcm_key *ctx, eb_gcm_workspace *workspace,
+                                                const eb_gcm_page *pages, size_t count, size_t *opened);
 
 /* One message of any length, for whatever is not a page. */
 typedef struct {

@@ -427,23 +427,24 @@ INLINE __m128i crypt_message(const gcm_key *key, int seal, const eb_gcm_message 
 }
 
 #ifndef GCM_SEAL_PAGES_256
-#define GCM_SEAL_PAGES_256(key, pages, count) seal_pages(key, 14, pages, count)
-#define GCM_OPEN_PAGES_256(key, pages, count) open_pages(key, 14, pages, count)
+#define GCM_SEAL_PAGES_256(key, workspace, pages, count) ((void)(workspace), seal_pages(key, 14, pages, count))
+#define GCM_OPEN_PAGES_256(key, workspace, pages, count) ((void)(workspace), open_pages(key, 14, pages, count))
 #endif
 
 /* ---- entry points ------------------------------------------------------------------------------- */
 
-static void ops_pages_seal(const gcm_key *key, const eb_gcm_page *pages, size_t count) {
+static void ops_pages_seal(const gcm_key *key, void *workspace, const eb_gcm_page *pages, size_t count) {
   if (key->rounds == 14) {
-    GCM_SEAL_PAGES_256(key, pages, count);
+    GCM_SEAL_PAGES_256(key, workspace, pages, count);
   } else {
     seal_pages(key, 10, pages, count);
   }
   vec_wipe_registers();
 }
 
-static size_t ops_pages_open(const gcm_key *key, const eb_gcm_page *pages, size_t count) {
-  const size_t opened = key->rounds == 14 ? GCM_OPEN_PAGES_256(key, pages, count) : open_pages(key, 10, pages, count);
+static size_t ops_pages_open(const gcm_key *key, void *workspace, const eb_gcm_page *pages, size_t count) {
+  const size_t opened =
+      key->rounds == 14 ? GCM_OPEN_PAGES_256(key, workspace, pages, count) : open_pages(key, 10, pages, count);
   vec_wipe_registers();
   return opened;
 }

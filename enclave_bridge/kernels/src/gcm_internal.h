@@ -42,9 +42,9 @@ _Static_assert(sizeof(gcm_key) == EB_GCM_KEY_SIZE, "the header promises the size
 _Static_assert(_Alignof(gcm_key) == EB_GCM_KEY_ALIGNMENT, "the header promises the alignment of a key");
 
 typedef struct {
-  void (*pages_seal)(const gcm_key *key, const eb_gcm_page *pages, size_t count);
+  void (*pages_seal)(const gcm_key *key, void *workspace, const eb_gcm_page *pages, size_t count);
   /* Number of pages that verified, in order, before the first that did not. */
-  size_t (*pages_open)(const gcm_key *key, const eb_gcm_page *pages, size_t count);
+  size_t (*pages_open)(const gcm_key *key, void *workspace, const eb_gcm_page *pages, size_t count);
   void (*message_seal)(const gcm_key *key, const eb_gcm_message *message);
   int (*message_open)(const gcm_key *key, const eb_gcm_message *message); /* 1: verified */
 } gcm_kernel_ops;

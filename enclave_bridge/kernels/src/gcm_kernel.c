@@ -9,8 +9,8 @@
 #include "gcm_cpu.h"
 #endif
 
-/* More than any kernel's frame: spilled AES state, the tail's buffers and vaes256's table of counters live there. */
-#define SCRUB_BYTES 8192u
+/* Twice the largest frame of a kernel, where spilled AES state and the tail's buffers live. */
+#define SCRUB_BYTES 4096u
 
 static void wipe(void *memory, size_t len) {
   memset(memory, 0, len);
@@ -155,6 +155,12 @@ void eb_gcm_key_wipe(eb_gcm_key *ctx) {
   }
 }
 
+void eb_gcm_workspace_wipe(eb_gcm_workspace *workspace) {
+  if (workspace != NULL) {
+    wipe(workspace, sizeof *workspace);
+  }
+}
+
 /* The key's kernel, or NULL when there is no key in it. */
 static const gcm_kernel_ops *ops_of(const eb_gcm_key *ctx) {
   const gcm_key *key = (const gcm_key *)(const void *)ctx->opaque;
@@ -163,8 +169,9 @@ static const gcm_kernel_ops *ops_of(const eb_gcm_key *ctx) {
 
 /* ---- pages --------------------------------------------------------------------------------------- */
 
-static eb_gcm_status check_pages(const eb_gcm_key *ctx, const eb_gcm_page *pages, size_t count) {
-  if (ctx == NULL || misaligned(ctx) || (pages == NULL && count != 0)) {
+static eb_gcm_status check_pages(const eb_gcm_key *ctx, const eb_gcm_workspace *workspace, const eb_gcm_page *pages,
+                                 size_t count) {
+  if (ctx == NULL || misaligned(ctx) || workspace == NULL || misaligned(workspace) || (pages == NULL && count != 0)) {
     return EB_GCM_ERR_ARGUMENT;
   }
   for (size_t i = 0; i < count; i++) {
@@ -175,25 +182,28 @@ static eb_gcm_status check_pages(const eb_gcm_key *ctx, const eb_gcm_page *pages
   return ops_of(ctx) == NULL ? EB_GCM_ERR_KEY : EB_GCM_OK;
 }
 
-eb_gcm_status eb_gcm_pages_seal(const eb_gcm_key *ctx, const eb_gcm_page *pages, size_t count) {
-  const eb_gcm_status status = check_pages(ctx, pages, count);
+eb_gcm_status eb_gcm_pages_seal(const eb_gcm_key *ctx, eb_gcm_workspace *workspace, const eb_gcm_page *pages,
+                                size_t count) {
+  const eb_gcm_status status = check_pages(ctx, workspace, pages, count);
   if (status != EB_GCM_OK) {
     return status;
   }
-  ops_of(ctx)->pages_seal((const gcm_key *)(const void *)ctx->opaque, pages, count);
+  ops_of(ctx)->pages_seal((const gcm_key *)(const void *)ctx->opaque, workspace->opaque, pages, count);
   scrub_stack();
   return EB_GCM_OK;
 }
 
-eb_gcm_status eb_gcm_pages_open(const eb_gcm_key *ctx, const eb_gcm_page *pages, size_t count, size_t *opened) {
+eb_gcm_status eb_gcm_pages_open(const eb_gcm_key *ctx, eb_gcm_workspace *workspace, const eb_gcm_page *pages,
+                                size_t count, size_t *opened) {
   if (opened != NULL) {
     *opened = 0;
   }
-  const eb_gcm_status status = check_pages(ctx, pages, count);
+  const eb_gcm_status status = check_pages(ctx, workspace, pages, count);
   if (status != EB_GCM_OK) {
     return status;
   }
-  const size_t verified = ops_of(ctx)->pages_open((const gcm_key *)(const void *)ctx->opaque, pages, count);
+  const gcm_key *key = (const gcm_key *)(const void *)ctx->opaque;
+  const size_t verified = ops_of(ctx)->pages_open(key, workspace->opaque, pages, count);
   scrub_stack();
   if (opened != NULL) {
     *opened = verified;

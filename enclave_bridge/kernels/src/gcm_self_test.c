@@ -46,21 +46,21 @@ static int all_zero(const uint8_t *bytes, size_t len) {
   return any == 0;
 }
 
-static int page_works(const eb_gcm_key *ctx, patterns *p, const uint8_t *expected) {
+static int page_works(const eb_gcm_key *ctx, eb_gcm_workspace *workspace, patterns *p, const uint8_t *expected) {
   eb_gcm_page page = {.aad = p->aad, .in = p->plain, .out = p->work, .tag = p->tag};
   size_t opened = 0;
   memcpy(page.nonce, p->nonce, sizeof page.nonce);
-  if (eb_gcm_pages_seal(ctx, &page, 1) != EB_GCM_OK || memcmp(p->tag, expected, sizeof p->tag) != 0) {
+  if (eb_gcm_pages_seal(ctx, workspace, &page, 1) != EB_GCM_OK || memcmp(p->tag, expected, sizeof p->tag) != 0) {
     return 0;
   }
   page.in = p->work; /* in place */
-  if (eb_gcm_pages_open(ctx, &page, 1, &opened) != EB_GCM_OK || opened != 1 ||
+  if (eb_gcm_pages_open(ctx, workspace, &page, 1, &opened) != EB_GCM_OK || opened != 1 ||
       memcmp(p->work, p->plain, sizeof p->work) != 0) {
     return 0;
   }
   p->tag[15] ^= 1;
   page.in = p->plain;
-  return eb_gcm_pages_open(ctx, &page, 1, &opened) == EB_GCM_ERR_TAG && opened == 0 &&
+  return eb_gcm_pages_open(ctx, workspace, &page, 1, &opened) == EB_GCM_ERR_TAG && opened == 0 &&
          all_zero(p->work, sizeof p->work);
 }
 
@@ -89,6 +89,7 @@ eb_gcm_status eb_gcm_kernel_self_test(eb_gcm_kernel kernel) {
     return EB_GCM_ERR_KERNEL;
   }
   eb_gcm_status status = EB_GCM_OK;
+  eb_gcm_workspace workspace = {{0}};
   for (size_t i = 0; i < sizeof known_answers / sizeof known_answers[0]; i++) {
     const known_answer *known = &known_answers[i];
     eb_gcm_key ctx;
@@ -98,10 +99,11 @@ eb_gcm_status eb_gcm_kernel_self_test(eb_gcm_kernel kernel) {
     fill(p.aad, sizeof p.aad, 3);
     fill(p.plain, sizeof p.plain, 4);
     if (eb_gcm_key_init(&ctx, kernel, p.key, known->key_len) != EB_GCM_OK ||
-        !page_works(&ctx, &p, known->page_tag) || !message_works(&ctx, &p, known->message_tag)) {
+        !page_works(&ctx, &workspace, &p, known->page_tag) || !message_works(&ctx, &p, known->message_tag)) {
       status = EB_GCM_ERR_SELF_TEST;
     }
     eb_gcm_key_wipe(&ctx);
   }
+  eb_gcm_workspace_wipe(&workspace);
   return status;
 }

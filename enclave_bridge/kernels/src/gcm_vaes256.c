@@ -39,8 +39,8 @@ static inline void vec_wipe_registers(void) {
 
 #include "gcm_internal.h"
 
-static void vaes256_seal_pages(const gcm_key *key, const eb_gcm_page *pages, size_t count);
-static size_t vaes256_open_pages(const gcm_key *key, const eb_gcm_page *pages, size_t count);
+static void vaes256_seal_pages(const gcm_key *key, void *memory, const eb_gcm_page *pages, size_t count);
+static size_t vaes256_open_pages(const gcm_key *key, void *memory, const eb_gcm_page *pages, size_t count);
 
 #include "gcm_body.h"
 #include "gcm_vaes256_pages.h"

@@ -15,7 +15,6 @@
 #define PAGE_CHUNKS (EB_GCM_PAGE_SIZE / GCM_BLOCK / GCM_CHUNK)
 #define PAGE_MASKS GROUP_BLOCKS
 #define AAD_BLOCKS 4u /* a block of zeros, then the AAD */
-#define NO_COLUMN UINT32_MAX
 #define FIRST_COLUMN 0x11 /* VPBLENDD's mask of a state's first column, in each lane */
 
 typedef struct {
@@ -26,8 +25,12 @@ typedef struct {
   __m128i masks[PAGE_MASKS]; /* of the tags of pages to come */
   __m128i bases[PAGE_MASKS]; /* base of each */
   uint8_t counters[EB_GCM_PAGE_SIZE]; /* what each counter of a page adds to the state after two rounds */
-  uint32_t column; /* of which nonces the table is: see column_of */
+  /* What the table is made of: the key, as its first two round keys, and the nonces' bytes. */
+  uint8_t key[2 * GCM_BLOCK];
+  uint32_t column; /* see column_of; 0: there is no table */
 } workspace;
+
+_Static_assert(sizeof(workspace) <= EB_GCM_WORKSPACE_SIZE, "the header promises the size of a workspace");
 
 _Static_assert(offsetof(workspace, base) == 0 && offsetof(workspace, reverse) == 32 &&
                    offsetof(workspace, carry) == 64 && offsetof(workspace, ciphertext) == 96,
@@ -41,13 +44,24 @@ INLINE vec round_of_zero(void) { return _mm256_set1_epi8(0x63); }
 INLINE void set_up(workspace *w, hasher *h) {
   memset(w->ciphertext, 0, sizeof w->ciphertext); /* hashed before the first page */
   vec_store(w->reverse, vec_broadcast(_mm_set_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)));
-  w->column = NO_COLUMN;
   h->lo = h->mid = h->hi = vec_zero();
 }
 
-/* The bytes of a nonce that the first round brings into the same column as a counter's last byte. */
+/* A table that another key's call has left is none. */
+__attribute__((noinline)) static void look_for_table(workspace *w, const gcm_key *key) {
+  const vec wanted = vec_load(key->round_keys);
+  const vec difference = vec_xor(wanted, vec_load(w->key));
+  int same = _mm256_testz_si256(difference, difference);
+  GCM_DECLASSIFY(same);
+  if (!same) {
+    w->column = 0;
+    vec_store(w->key, wanted);
+  }
+}
+
+/* The bytes of a nonce that the first round brings into the same column as a counter's last byte. Never 0. */
 INLINE uint32_t column_of(const uint8_t nonce[EB_GCM_NONCE_SIZE]) {
-  return (uint32_t)nonce[0] | (uint32_t)nonce[5] << 8 | (uint32_t)nonce[10] << 16;
+  return (uint32_t)nonce[0] | (uint32_t)nonce[5] << 8 | (uint32_t)nonce[10] << 16 | UINT32_C(1) << 24;
 }
 
 /*
@@ -137,28 +151,29 @@ INLINE __m128i page_tag(workspace *w, hasher *h, const gcm_key *key, size_t page
   return _mm_xor_si128(reverse_block(_mm_xor_si128(reduce(h), lengths)), mask);
 }
 
-static void vaes256_seal_pages(const gcm_key *key, const eb_gcm_page *pages, size_t count) {
-  workspace w;
+static void vaes256_seal_pages(const gcm_key *key, void *memory, const eb_gcm_page *pages, size_t count) {
+  workspace *w = memory;
   hasher h;
-  set_up(&w, &h);
+  look_for_table(w, key);
+  set_up(w, &h);
   for (size_t i = 0; i < count; i++) {
     const uint8_t *in = pages[i].in;
     uint8_t *out = pages[i].out;
-    const uint8_t *counters = w.counters;
+    const uint8_t *counters = w->counters;
     if (i % PAGE_MASKS == 0) {
-      make_page_bases(&w, key, pages + i, count - i);
+      make_page_bases(w, key, pages + i, count - i);
     }
-    start_cipher(&w, key, pages[i].nonce, i);
+    start_cipher(w, key, pages[i].nonce, i);
     for (unsigned chunk = 0; chunk < PAGE_CHUNKS; chunk++) {
-      seal_group_256(key, in, out, counters, powers_of(key, LAST_GROUP), halves_of(key, LAST_GROUP), 0, &w, &h);
+      seal_group_256(key, in, out, counters, powers_of(key, LAST_GROUP), halves_of(key, LAST_GROUP), 0, w, &h);
       if (chunk != 0) {
-        vec_store(w.ciphertext, vec_xor(vec_load(w.ciphertext), vec_reverse(carry_of(&h))));
+        vec_store(w->ciphertext, vec_xor(vec_load(w->ciphertext), vec_reverse(carry_of(&h))));
       } else {
         if (i != 0) {
-          _mm_storeu_si128((__m128i *)(void *)pages[i - 1].tag, page_tag(&w, &h, key, i - 1));
+          _mm_storeu_si128((__m128i *)(void *)pages[i - 1].tag, page_tag(w, &h, key, i - 1));
         }
         if (i % PAGE_MASKS == 0) {
-          make_page_masks(&w, key, pages + i, count - i);
+          make_page_masks(w, key, pages + i, count - i);
         }
         start_hash(&h, key, pages[i].aad);
       }
@@ -166,7 +181,7 @@ static void vaes256_seal_pages(const gcm_key *key, const eb_gcm_page *pages, siz
       out += GROUP_BYTES;
       counters += GROUP_BYTES;
       for (size_t at = 0; at < LAST_GROUP * GROUP_BYTES; at += GROUP_BYTES) {
-        seal_group_256(key, in, out, counters, powers_of(key, 0), halves_of(key, 0) + at / 2, at, &w, &h);
+        seal_group_256(key, in, out, counters, powers_of(key, 0), halves_of(key, 0) + at / 2, at, w, &h);
       }
       in += LAST_GROUP * GROUP_BYTES;
       out += LAST_GROUP * GROUP_BYTES;
@@ -175,37 +190,38 @@ static void vaes256_seal_pages(const gcm_key *key, const eb_gcm_page *pages, siz
   }
   if (count != 0) {
     for (unsigned at = 0; at < GROUP_BYTES; at += VEC_BYTES) {
-      multiply_add(&h, vec_reverse(vec_load(w.ciphertext + at)), powers_of(key, LAST_GROUP) + at);
+      multiply_add(&h, vec_reverse(vec_load(w->ciphertext + at)), powers_of(key, LAST_GROUP) + at);
     }
-    _mm_storeu_si128((__m128i *)(void *)pages[count - 1].tag, page_tag(&w, &h, key, count - 1));
+    _mm_storeu_si128((__m128i *)(void *)pages[count - 1].tag, page_tag(w, &h, key, count - 1));
   }
 }
 
-static size_t vaes256_open_pages(const gcm_key *key, const eb_gcm_page *pages, size_t count) {
-  workspace w;
+static size_t vaes256_open_pages(const gcm_key *key, void *memory, const eb_gcm_page *pages, size_t count) {
+  workspace *w = memory;
   hasher h;
-  set_up(&w, &h);
+  look_for_table(w, key);
+  set_up(w, &h);
   for (size_t i = 0; i < count; i++) {
     const uint8_t *in = pages[i].in;
     uint8_t *out = pages[i].out;
-    const uint8_t *counters = w.counters;
+    const uint8_t *counters = w->counters;
     if (i % PAGE_MASKS == 0) {
-      make_page_masks(&w, key, pages + i, count - i);
-      make_page_bases(&w, key, pages + i, count - i);
+      make_page_masks(w, key, pages + i, count - i);
+      make_page_bases(w, key, pages + i, count - i);
     }
-    start_cipher(&w, key, pages[i].nonce, i);
+    start_cipher(w, key, pages[i].nonce, i);
     start_hash(&h, key, pages[i].aad);
     for (unsigned chunk = 0; chunk < PAGE_CHUNKS; chunk++) {
-      vec_store(w.carry, chunk != 0 ? carry_of(&h) : vec_zero());
-      open_group_256(1, key, in, out, counters, powers_of(key, 0), halves_of(key, 0), 0, &w, &h);
+      vec_store(w->carry, chunk != 0 ? carry_of(&h) : vec_zero());
+      open_group_256(1, key, in, out, counters, powers_of(key, 0), halves_of(key, 0), 0, w, &h);
       for (size_t at = GROUP_BYTES; at < CHUNK_GROUPS * GROUP_BYTES; at += GROUP_BYTES) {
-        open_group_256(0, key, in, out, counters, powers_of(key, 0), halves_of(key, 0) + at / 2, at, &w, &h);
+        open_group_256(0, key, in, out, counters, powers_of(key, 0), halves_of(key, 0) + at / 2, at, w, &h);
       }
       in += CHUNK_GROUPS * GROUP_BYTES;
       out += CHUNK_GROUPS * GROUP_BYTES;
       counters += CHUNK_GROUPS * GROUP_BYTES;
     }
-    if (!tag_matches(page_tag(&w, &h, key, i), pages[i].tag)) {
+    if (!tag_matches(page_tag(w, &h, key, i), pages[i].tag)) {
       return i;
     }
   }

@@ -25,6 +25,7 @@ static uint8_t opened[2 * 4096];
 static uint8_t tags[2 * 16];
 static uint8_t aad[48];
 static eb_gcm_key ctx;
+static eb_gcm_workspace workspace;
 
 static int check(size_t key_len, int leak) {
   static const size_t lengths[] = {0, 1, 15, 16, 17, 127, 128, 300, 513, 4096, 5000};
@@ -44,14 +45,14 @@ static int check(size_t key_len, int leak) {
     pages[i].out = sealed + i * 4096;
     pages[i].tag = tags + i * 16;
   }
-  CHECK(eb_gcm_pages_seal(&ctx, pages, 2) == EB_GCM_OK);
+  CHECK(eb_gcm_pages_seal(&ctx, &workspace, pages, 2) == EB_GCM_OK);
   for (size_t i = 0; i < 2; i++) {
     pages[i].in = sealed + i * 4096;
     pages[i].out = opened + i * 4096;
   }
-  CHECK(eb_gcm_pages_open(&ctx, pages, 2, NULL) == EB_GCM_OK);
+  CHECK(eb_gcm_pages_open(&ctx, &workspace, pages, 2, NULL) == EB_GCM_OK);
   tags[0] ^= 1;
-  CHECK(eb_gcm_pages_open(&ctx, pages, 2, NULL) == EB_GCM_ERR_TAG);
+  CHECK(eb_gcm_pages_open(&ctx, &workspace, pages, 2, NULL) == EB_GCM_ERR_TAG);
   for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
     eb_gcm_message m = {aad, 12 + i, aad, i * 4, plain, sealed, lengths[i], tags};
     CHECK(eb_gcm_message_seal(&ctx, &m) == EB_GCM_OK);

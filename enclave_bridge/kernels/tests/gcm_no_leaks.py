@@ -1,8 +1,8 @@
 """Checks the machine code of the wide kernels, which valgrind cannot run.
 
 Secrets enter a kernel in vector registers. As long as nothing moves from a vector or mask register to
-a general register or to the flags, no branch and no address can depend on them. The one exception is
-the verdict on a tag (VPTEST). Gathers, whose addresses are vectors, must not occur at all. In the
+a general register or to the flags, no branch and no address can depend on them. The exceptions are verdicts (VPTEST):
+on tags, and whether a workspace is of the same key as the call before. Gathers, whose addresses are vectors, must not occur at all. In the
 message functions gcc keeps lengths in vector registers and moves them back (VMOVQ): there that one
 move is allowed, in the page functions nothing is.
 
@@ -23,7 +23,7 @@ TO_GENERAL_REGISTER = re.compile(
 )
 TO_FLAGS = re.compile(r"^(v?ptest\b|vtestp|v?u?comis|kortest|ktest)")
 GATHER = re.compile(r"^v(p?gather|p?scatter)")
-MOST_VERDICTS = 3  # pages opened with 128 and 256-bit keys, messages opened
+MOST_VERDICTS = {"gcm_avx512": 3, "gcm_aesni": 3, "gcm_vaes256": 4}  # pages of 128 and 256-bit keys, messages; the key
 
 
 def main(path: str) -> int:
@@ -53,8 +53,8 @@ def main(path: str) -> int:
             print(f"{kernel}: {instruction}")
             failed += 1
     for name in KERNELS:
-        if not seen[name] or not 1 <= verdicts[name] <= MOST_VERDICTS:
-            print(f"{name}: {seen[name]} instructions, {verdicts[name]} verdicts, expected 1 to {MOST_VERDICTS}")
+        if not seen[name] or not 1 <= verdicts[name] <= MOST_VERDICTS[name]:
+            print(f"{name}: {seen[name]} instructions, {verdicts[name]} verdicts, expected 1 to {MOST_VERDICTS[name]}")
             failed += 1
     print(f"{sum(seen.values()) - failed} passed, {failed} failed")
     return failed != 0

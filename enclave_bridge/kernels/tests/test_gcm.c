@@ -67,6 +67,7 @@ typedef struct {
 } subject;
 
 static subject subjects[6];
+static eb_gcm_workspace workspace; /* of all of them in turn */
 static size_t subject_count;
 
 static void make_subjects(void) {
@@ -235,7 +236,7 @@ static void check_batch(const subject *s, size_t count, size_t in_offset, size_t
   (void)snprintf(context, sizeof context, "%s-%zu pages %zu offsets %zu %zu in place %d", eb_gcm_kernel_name(s->kernel),
                  s->key_len * 8, count, in_offset, out_offset, in_place);
   lay_out(b, s, count, in_offset, out_offset, in_place);
-  CHECK(eb_gcm_pages_seal(s->ctx, b->pages, count) == EB_GCM_OK);
+  CHECK(eb_gcm_pages_seal(s->ctx, &workspace, b->pages, count) == EB_GCM_OK);
   CHECK(memcmp(b->work + out_offset, b->expected, count * 4096) == 0);
   CHECK(memcmp(b->tags, b->expected + ROOM, count * 16) == 0);
   CHECK(all_equal(b->work, out_offset, 0xa5));
@@ -243,7 +244,7 @@ static void check_batch(const subject *s, size_t count, size_t in_offset, size_t
   for (size_t i = 0; i < count && !in_place; i++) {
     b->pages[i].in = b->expected + i * 4096;
   }
-  CHECK(eb_gcm_pages_open(s->ctx, b->pages, count, &opened) == EB_GCM_OK);
+  CHECK(eb_gcm_pages_open(s->ctx, &workspace, b->pages, count, &opened) == EB_GCM_OK);
   CHECK(opened == count);
   CHECK(memcmp(b->work + out_offset, b->plain + in_offset, count * 4096) == 0);
 }
@@ -279,12 +280,52 @@ static void test_pages_whose_nonces_differ_in_part(void) {
   differing = ALL;
 }
 
+/* Parts of a batch, under keys that take turns and in both directions: what the workspace keeps of one call must
+ * not count in another key's. */
+static void test_pages_in_parts_under_keys_in_turn(void) {
+  enum { PAGES = 20 };
+  differing = SEQUENCE;
+  for (size_t i = 0; i < subject_count; i++) {
+    const subject *s = &subjects[i];
+    static eb_gcm_key other;
+    uint8_t key[32];
+    batch *b = make_batch();
+    lay_out(b, s, PAGES, 0, 0, 0);
+    (void)snprintf(context, sizeof context, "%s-%zu in parts", eb_gcm_kernel_name(s->kernel), s->key_len * 8);
+    random_bytes(key, sizeof key);
+    memcpy(key, s->key, 16); /* the second round key alone makes the difference */
+    CHECK(eb_gcm_key_init(&other, s->kernel, key, s->key_len) == EB_GCM_OK);
+    for (size_t done = 0, part = 1; done < PAGES; done += part, part = part % 4 + 1) {
+      part = done + part < PAGES ? part : PAGES - done;
+      eb_gcm_page *pages = b->pages + done;
+      eb_gcm_page mine = pages[0];
+      size_t opened = 0;
+      if (part % 2 == 1) { /* the same nonce under the other key just before */
+        CHECK(eb_gcm_pages_seal(&other, &workspace, &mine, 1) == EB_GCM_OK);
+        openssl_seal(key, s->key_len, mine.nonce, 12, mine.aad, 48, mine.in, 4096, b->expected, b->expected + ROOM);
+        CHECK(memcmp(mine.out, b->expected, 4096) == 0 && memcmp(mine.tag, b->expected + ROOM, 16) == 0);
+      }
+      CHECK(eb_gcm_pages_seal(s->ctx, &workspace, pages, part) == EB_GCM_OK);
+      for (size_t p = 0; p < part; p++) {
+        openssl_seal(s->key, s->key_len, pages[p].nonce, 12, pages[p].aad, 48, pages[p].in, 4096, b->expected,
+                     b->expected + ROOM);
+        CHECK(memcmp(pages[p].out, b->expected, 4096) == 0 && memcmp(pages[p].tag, b->expected + ROOM, 16) == 0);
+        pages[p].in = pages[p].out;
+      }
+      CHECK(eb_gcm_pages_open(s->ctx, &workspace, pages, part, &opened) == EB_GCM_OK && opened == part);
+      CHECK(memcmp(pages[0].out, b->plain + done * 4096, part * 4096) == 0);
+    }
+    eb_gcm_key_wipe(&other);
+  }
+  differing = ALL;
+}
+
 static void test_pages_open_when_tampered_then_stops_there(void) {
   for (size_t i = 0; i < subject_count; i++) {
     const subject *s = &subjects[i];
     batch *b = make_batch();
     lay_out(b, s, 4, 0, 0, 0);
-    CHECK(eb_gcm_pages_seal(s->ctx, b->pages, 4) == EB_GCM_OK);
+    CHECK(eb_gcm_pages_seal(s->ctx, &workspace, b->pages, 4) == EB_GCM_OK);
     for (size_t bit = 0; bit < 3 * 8 * 48; bit++) {
       const size_t bad = bit % 4;
       uint8_t *target = NULL;
@@ -304,7 +345,7 @@ static void test_pages_open_when_tampered_then_stops_there(void) {
       }
       *target ^= (uint8_t)(1u << (bit % 8));
       size_t opened = 99;
-      CHECK(eb_gcm_pages_open(s->ctx, b->pages, 4, &opened) == EB_GCM_ERR_TAG);
+      CHECK(eb_gcm_pages_open(s->ctx, &workspace, b->pages, 4, &opened) == EB_GCM_ERR_TAG);
       CHECK(opened == bad);
       CHECK(memcmp(b->work, b->plain, bad * 4096) == 0);
       CHECK(all_equal(b->work + bad * 4096, 4096, 0));
@@ -341,7 +382,7 @@ static void test_pages_seal_when_output_is_rewritten_meanwhile_then_tags_stand(v
     vandal v = {.target = b->work, .len = 16 * 4096};
     CHECK(pthread_create(&thread, NULL, vandalise, &v) == 0);
     for (int round = 0; round < 200; round++) {
-      CHECK(eb_gcm_pages_seal(s->ctx, b->pages, 16) == EB_GCM_OK);
+      CHECK(eb_gcm_pages_seal(s->ctx, &workspace, b->pages, 16) == EB_GCM_OK);
       CHECK(memcmp(b->tags, b->expected + ROOM, 16 * 16) == 0);
     }
     atomic_store(&v.stop, 1);
@@ -363,7 +404,7 @@ static void test_pages_open_when_input_is_rewritten_meanwhile_then_never_wrong_p
     CHECK(pthread_create(&thread, NULL, vandalise, &v) == 0);
     size_t good = 0;
     for (int round = 0; round < 20000; round++) {
-      if (eb_gcm_pages_open(s->ctx, b->pages, 1, NULL) == EB_GCM_OK) {
+      if (eb_gcm_pages_open(s->ctx, &workspace, b->pages, 1, NULL) == EB_GCM_OK) {
         CHECK(memcmp(b->work, b->plain, 4096) == 0);
         good++;
       } else {
@@ -393,20 +434,23 @@ static void test_bad_arguments_are_refused(void) {
   CHECK(eb_gcm_key_init(&ctx, (eb_gcm_kernel)77, key, 32) == EB_GCM_ERR_KERNEL);
   eb_gcm_page page = {.aad = bytes, .in = bytes, .out = bytes, .tag = bytes};
   size_t opened = 9;
-  CHECK(eb_gcm_pages_seal(&ctx, &page, 1) == EB_GCM_ERR_KEY);
-  CHECK(eb_gcm_pages_open(&ctx, &page, 1, &opened) == EB_GCM_ERR_KEY && opened == 0);
+  CHECK(eb_gcm_pages_seal(&ctx, &workspace, &page, 1) == EB_GCM_ERR_KEY);
+  CHECK(eb_gcm_pages_open(&ctx, &workspace, &page, 1, &opened) == EB_GCM_ERR_KEY && opened == 0);
   CHECK(eb_gcm_key_init(&ctx, s->kernel, key, 32) == EB_GCM_OK);
-  CHECK(eb_gcm_pages_seal(&ctx, NULL, 0) == EB_GCM_OK);
-  CHECK(eb_gcm_pages_open(&ctx, NULL, 0, NULL) == EB_GCM_OK);
-  CHECK(eb_gcm_pages_seal(&ctx, NULL, 1) == EB_GCM_ERR_ARGUMENT);
+  CHECK(eb_gcm_pages_seal(&ctx, &workspace, NULL, 0) == EB_GCM_OK);
+  CHECK(eb_gcm_pages_open(&ctx, &workspace, NULL, 0, NULL) == EB_GCM_OK);
+  CHECK(eb_gcm_pages_seal(&ctx, &workspace, NULL, 1) == EB_GCM_ERR_ARGUMENT);
+  CHECK(eb_gcm_pages_seal(&ctx, NULL, &page, 1) == EB_GCM_ERR_ARGUMENT);
+  CHECK(eb_gcm_pages_open(&ctx, NULL, &page, 1, &opened) == EB_GCM_ERR_ARGUMENT && opened == 0);
+  CHECK(eb_gcm_pages_seal(&ctx, (eb_gcm_workspace *)(void *)(workspace.opaque + 1), &page, 1) == EB_GCM_ERR_ARGUMENT);
   for (int field = 0; field < 4; field++) {
     eb_gcm_page pages[2] = {page, page};
     pages[1].aad = field == 0 ? NULL : bytes;
     pages[1].in = field == 1 ? NULL : bytes;
     pages[1].out = field == 2 ? NULL : bytes;
     pages[1].tag = field == 3 ? NULL : bytes;
-    CHECK(eb_gcm_pages_seal(&ctx, pages, 2) == EB_GCM_ERR_ARGUMENT);
-    CHECK(eb_gcm_pages_open(&ctx, pages, 2, &opened) == EB_GCM_ERR_ARGUMENT);
+    CHECK(eb_gcm_pages_seal(&ctx, &workspace, pages, 2) == EB_GCM_ERR_ARGUMENT);
+    CHECK(eb_gcm_pages_open(&ctx, &workspace, pages, 2, &opened) == EB_GCM_ERR_ARGUMENT);
     CHECK(all_equal(bytes, sizeof bytes, 0));
   }
   const eb_gcm_message good = {bytes, 12, NULL, 0, NULL, NULL, 0, bytes + 64};
@@ -427,6 +471,9 @@ static void test_bad_arguments_are_refused(void) {
   eb_gcm_key_wipe(&ctx);
   eb_gcm_key_wipe(NULL);
   CHECK(all_equal(ctx.opaque, sizeof ctx.opaque, 0));
+  eb_gcm_workspace_wipe(&workspace);
+  eb_gcm_workspace_wipe(NULL);
+  CHECK(all_equal(workspace.opaque, sizeof workspace.opaque, 0));
   CHECK(eb_gcm_message_seal(&ctx, &good) == EB_GCM_ERR_KEY);
   CHECK(eb_gcm_message_open(&ctx, &good) == EB_GCM_ERR_KEY);
 }
@@ -487,7 +534,7 @@ static void test_no_part_of_the_key_stays_on_the_stack(void) {
     lay_out(b, s, 2, 0, 0, 0);
     CHECK(eb_gcm_key_init(&ctx, s->kernel, s->key, s->key_len) == EB_GCM_OK);
     CHECK(traces_on_stack(ctx.opaque, sizeof ctx.opaque) == 0);
-    CHECK(eb_gcm_pages_seal(&ctx, b->pages, 2) == EB_GCM_OK);
+    CHECK(eb_gcm_pages_seal(&ctx, &workspace, b->pages, 2) == EB_GCM_OK);
     CHECK(traces_on_stack(ctx.opaque, sizeof ctx.opaque) == 0);
     CHECK(traces_on_stack(b->plain, 4096) == 0);
   }
@@ -508,6 +555,7 @@ static const struct {
     TEST(pages_at_every_alignment),
     TEST(pages_in_batches_of_every_size),
     TEST(pages_whose_nonces_differ_in_part),
+    TEST(pages_in_parts_under_keys_in_turn),
     TEST(pages_open_when_tampered_then_stops_there),
     TEST(pages_seal_when_output_is_rewritten_meanwhile_then_tags_stand),
     TEST(pages_open_when_input_is_rewritten_meanwhile_then_never_wrong_plaintext),

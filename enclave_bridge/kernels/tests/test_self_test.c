@@ -24,13 +24,13 @@ static enum {
 #define WRAP(name) __wrap_##name
 
 eb_gcm_status REAL(eb_gcm_key_init)(eb_gcm_key *, eb_gcm_kernel, const uint8_t *, size_t);
-eb_gcm_status REAL(eb_gcm_pages_seal)(const eb_gcm_key *, const eb_gcm_page *, size_t);
-eb_gcm_status REAL(eb_gcm_pages_open)(const eb_gcm_key *, const eb_gcm_page *, size_t, size_t *);
+eb_gcm_status REAL(eb_gcm_pages_seal)(const eb_gcm_key *, eb_gcm_workspace *, const eb_gcm_page *, size_t);
+eb_gcm_status REAL(eb_gcm_pages_open)(const eb_gcm_key *, eb_gcm_workspace *, const eb_gcm_page *, size_t, size_t *);
 eb_gcm_status REAL(eb_gcm_message_seal)(const eb_gcm_key *, const eb_gcm_message *);
 eb_gcm_status REAL(eb_gcm_message_open)(const eb_gcm_key *, const eb_gcm_message *);
 eb_gcm_status WRAP(eb_gcm_key_init)(eb_gcm_key *, eb_gcm_kernel, const uint8_t *, size_t);
-eb_gcm_status WRAP(eb_gcm_pages_seal)(const eb_gcm_key *, const eb_gcm_page *, size_t);
-eb_gcm_status WRAP(eb_gcm_pages_open)(const eb_gcm_key *, const eb_gcm_page *, size_t, size_t *);
+eb_gcm_status WRAP(eb_gcm_pages_seal)(const eb_gcm_key *, eb_gcm_workspace *, const eb_gcm_page *, size_t);
+eb_gcm_status WRAP(eb_gcm_pages_open)(const eb_gcm_key *, eb_gcm_workspace *, const eb_gcm_page *, size_t, size_t *);
 eb_gcm_status WRAP(eb_gcm_message_seal)(const eb_gcm_key *, const eb_gcm_message *);
 eb_gcm_status WRAP(eb_gcm_message_open)(const eb_gcm_key *, const eb_gcm_message *);
 
@@ -39,15 +39,17 @@ eb_gcm_status WRAP(eb_gcm_key_init)(eb_gcm_key *ctx, eb_gcm_kernel kernel, const
   return fault == NO_KEY ? EB_GCM_ERR_ARGUMENT : status;
 }
 
-eb_gcm_status WRAP(eb_gcm_pages_seal)(const eb_gcm_key *ctx, const eb_gcm_page *pages, size_t count) {
-  const eb_gcm_status status = REAL(eb_gcm_pages_seal)(ctx, pages, count);
+eb_gcm_status WRAP(eb_gcm_pages_seal)(const eb_gcm_key *ctx, eb_gcm_workspace *workspace, const eb_gcm_page *pages,
+                                      size_t count) {
+  const eb_gcm_status status = REAL(eb_gcm_pages_seal)(ctx, workspace, pages, count);
   pages[0].tag[7] ^= fault == WRONG_PAGE_TAG;
   pages[0].out[4095] ^= fault == WRONG_PAGE_STORE;
   return status;
 }
 
-eb_gcm_status WRAP(eb_gcm_pages_open)(const eb_gcm_key *ctx, const eb_gcm_page *pages, size_t count, size_t *opened) {
-  const eb_gcm_status status = REAL(eb_gcm_pages_open)(ctx, pages, count, opened);
+eb_gcm_status WRAP(eb_gcm_pages_open)(const eb_gcm_key *ctx, eb_gcm_workspace *workspace, const eb_gcm_page *pages,
+                                      size_t count, size_t *opened) {
+  const eb_gcm_status status = REAL(eb_gcm_pages_open)(ctx, workspace, pages, count, opened);
   if (fault == PAGE_OPEN_ALWAYS_OK) {
     return EB_GCM_OK;
   }
