@@ -7,12 +7,16 @@ after the other, 16 MiB of them whatever their size. The two backends take turns
 caller's in turn: a virtual machine's cores are not equally fast, and the isolated bridge is on another one than its caller.
 A bridge's process sleeps after 50 us without a call, so each stream begins with a call that is not counted; `after_pause`
 is what a batch costs that finds it asleep.
+
+An isolated call takes two cores. `cores_at_once` tells whether there are two: how many times as long sealing in process
+takes while another core does the same. It is 1 where they are cores, and up to 2 where they are threads of one.
 """
 
 from __future__ import annotations
 
 import os
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -31,6 +35,8 @@ _REGION = 1
 _STREAM_PAGES = 4096
 _PAUSES = 16
 _PAUSE_S = 0.002
+_PAGES_AT_ONCE = 64
+_CALLS_AT_ONCE = 256
 _BACKENDS: Mapping[str, type[eb.Bridge]] = {"in_process": eb.Bridge, "isolated": eb.IsolatedBridge}
 
 
@@ -52,6 +58,7 @@ class Ends:
 def run(rounds: int, mebibytes: int, say: Say) -> Results:
     """Measures `mebibytes` a round and operation. Raises BridgeStatusError where no isolated bridge starts."""
     values: dict[str, list[float]] = {}
+    at_once: list[float] = []
     with ExitStack() as stack:
         ends = {name: Ends.meet(backend) for name, backend in _BACKENDS.items()}
         about = describe_machine(ends["isolated"].bridge.info)
@@ -63,7 +70,10 @@ def run(rounds: int, mebibytes: int, say: Say) -> Results:
                 for operation in OPERATIONS:
                     _round(values, sides, operation, pages, streams)
                 _round(values, sides, "open", pages, _PAUSES, after_pause=True)
+                if pages == _PAGES_AT_ONCE:
+                    at_once.append(_slowdown(ends["in_process"].session, ends["in_process"].peer))
     series = {name: Series("us/page", some) for name, some in values.items()}
+    series["cores_at_once"] = Series("times", at_once)
     return Results(about, series, _targets(series), simulated=False)
 
 
@@ -121,6 +131,34 @@ def _round(
     name = f"{operation}_{pages}_after_pause" if after_pause else f"{operation}_{pages}"
     for backend, seconds in spent.items():
         values.setdefault(f"{name}_{backend}", []).append(seconds / streams / pages * 1e6)
+
+
+def _slowdown(session: eb.Session, other: eb.Session) -> float:
+    """`cores_at_once`. The time is the bridges' own, since both threads are of one Python interpreter."""
+    plain = bytes(_PAGES_AT_ONCE * eb.PAGE_SIZE)
+    done = threading.Event()
+
+    def seal(by: eb.Session) -> int:
+        return by.seal(None, region=_REGION, first_gpa=0, plain=plain)[1].nanoseconds
+
+    def keep_busy(core: int) -> None:
+        os.sched_setaffinity(0, {core})
+        while not done.is_set():
+            seal(other)
+
+    def nanoseconds() -> float:
+        return statistics.median(seal(session) for _ in range(_CALLS_AT_ONCE))
+
+    with _cores() as cores:
+        os.sched_setaffinity(0, {cores[0]})
+        alone = nanoseconds()
+        thread = threading.Thread(target=keep_busy, args=(cores[-1],))
+        thread.start()
+        try:
+            return nanoseconds() / alone
+        finally:
+            done.set()
+            thread.join()
 
 
 @contextmanager
