@@ -8,15 +8,15 @@ caller's in turn: a virtual machine's cores are not equally fast, and the isolat
 A bridge's process sleeps after 50 us without a call, so each stream begins with a call that is not counted; `after_pause`
 is what a batch costs that finds it asleep.
 
-An isolated call takes two cores. `cores_at_once` tells whether there are two: how many times as long sealing in process
-takes while another core does the same. It is 1 where they are cores, and up to 2 where they are threads of one.
+What is isolated goes from one core to another. `line_turn` is how long that takes for a line of memory, there and back: 100 ns
+where they share a cache, 500 ns and more where they do not, and a virtual machine's cores may move from one to the other
+within seconds. Calls that take three times as long in one run as in the next are explained by it.
 """
 
 from __future__ import annotations
 
 import os
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,6 +25,7 @@ from functools import partial
 from itertools import pairwise
 
 import enclave_bridge as eb
+from pagegate.bench import program
 from pagegate.bench.pair import shake_hands
 from pagegate.bench.run import Results, Say, Series, Target, describe_machine
 
@@ -35,8 +36,6 @@ _REGION = 1
 _STREAM_PAGES = 4096
 _PAUSES = 16
 _PAUSE_S = 0.002
-_PAGES_AT_ONCE = 64
-_CALLS_AT_ONCE = 256
 _BACKENDS: Mapping[str, type[eb.Bridge]] = {"in_process": eb.Bridge, "isolated": eb.IsolatedBridge}
 
 
@@ -58,7 +57,7 @@ class Ends:
 def run(rounds: int, mebibytes: int, say: Say) -> Results:
     """Measures `mebibytes` a round and operation. Raises BridgeStatusError where no isolated bridge starts."""
     values: dict[str, list[float]] = {}
-    at_once: list[float] = []
+    turns: list[float] = []
     with ExitStack() as stack:
         ends = {name: Ends.meet(backend) for name, backend in _BACKENDS.items()}
         about = describe_machine(ends["isolated"].bridge.info)
@@ -70,10 +69,11 @@ def run(rounds: int, mebibytes: int, say: Say) -> Results:
                 for operation in OPERATIONS:
                     _round(values, sides, operation, pages, streams)
                 _round(values, sides, "open", pages, _PAUSES, after_pause=True)
-                if pages == _PAGES_AT_ONCE:
-                    at_once.append(_slowdown(ends["in_process"].session, ends["in_process"].peer))
+                if (turn := _line_turn()) is not None:
+                    turns.append(turn)
     series = {name: Series("us/page", some) for name, some in values.items()}
-    series["cores_at_once"] = Series("times", at_once)
+    if turns:
+        series["line_turn"] = Series("ns", turns)
     return Results(about, series, _targets(series), simulated=False)
 
 
@@ -133,32 +133,13 @@ def _round(
         values.setdefault(f"{name}_{backend}", []).append(seconds / streams / pages * 1e6)
 
 
-def _slowdown(session: eb.Session, other: eb.Session) -> float:
-    """`cores_at_once`. The time is the bridges' own, since both threads are of one Python interpreter."""
-    plain = bytes(_PAGES_AT_ONCE * eb.PAGE_SIZE)
-    done = threading.Event()
-
-    def seal(by: eb.Session) -> int:
-        return by.seal(None, region=_REGION, first_gpa=0, plain=plain)[1].nanoseconds
-
-    def keep_busy(core: int) -> None:
-        os.sched_setaffinity(0, {core})
-        while not done.is_set():
-            seal(other)
-
-    def nanoseconds() -> float:
-        return statistics.median(seal(session) for _ in range(_CALLS_AT_ONCE))
-
+def _line_turn() -> float | None:
+    """`line_turn`; None where there is one core."""
     with _cores() as cores:
-        os.sched_setaffinity(0, {cores[0]})
-        alone = nanoseconds()
-        thread = threading.Thread(target=keep_busy, args=(cores[-1],))
-        thread.start()
-        try:
-            return nanoseconds() / alone
-        finally:
-            done.set()
-            thread.join()
+        if len(cores) == 1:
+            return None
+        found = program.measure("pagegate-bench-line", str(cores[0]), str(cores[-1]))
+    return float(found["turn_ns"]["median"])
 
 
 @contextmanager
