@@ -112,7 +112,7 @@ static void put_one(caller *to, script *from, const uint64_t handles[HANDLES], c
   call.small_len = byte(from) < 0xf0 ? row->small_least : byte(from);
   for (size_t i = 0; i < sizeof call.small; i++) call.small[i] = byte(from);
 
-  const size_t unit = row->bulk == EB_BULK_PAGES ? EB_PAGE_SIZE : row->bulk == EB_BULK_RECORDS ? EB_RECORD_SIZE : 1;
+  const size_t unit = row->bulk == EB_BULK_NONE || row->bulk == EB_BULK_BYTES ? 1 : EB_RECORD_SIZE;
   const uint8_t shape = byte(from);
   size_t len = row->bulk == EB_BULK_NONE && shape < 0xf0 ? 0 : (size_t)(number(from) % (BULK / unit + 1)) * unit;
   memcpy(bulk, records, made < len ? made : len); /* an honest sender's records, and then what the input does to them */
@@ -120,7 +120,7 @@ static void put_one(caller *to, script *from, const uint64_t handles[HANDLES], c
   call.bulk_len = shape % 16 == 15 ? number(from) : len;
   const size_t first = shape % 4 == 3 ? len / unit / 2 * unit : len;
   caller_put_call(to, call, bulk, first);
-  if (first < len) caller_put_part(to, call.op, bulk + first, len - first);
+  if (first < len) caller_put(to, bulk + first, len - first);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {

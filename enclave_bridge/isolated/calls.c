@@ -201,26 +201,45 @@ static eb_status next_part(void *context, const uint8_t **part, size_t *len) {
 _Static_assert(EB_PART_PAGES <= EB_LANE_PAGES, "a part is no more than what is read at once");
 _Static_assert(EB_LANE_CAPACITY / 2 - EB_RING_HEADER >= sizeof(eb_reply) + EB_LANE_PAGES * EB_RECORD_SIZE,
                "both fit a reply");
+static eb_status next_pages(void *context, const uint8_t **part, size_t *len) {
+  const eb_status status = next_part(context, part, len);
+  *len = *len / EB_RECORD_SIZE * EB_PAGE_SIZE;
+  if (*len > 0) *part += EB_RECORD_HEADER_SIZE;
+  return status;
+}
+
 static uint8_t *room_for_records(void *context, size_t n) { return eb_job_room(context, n * EB_RECORD_SIZE); }
 
 static void send_records(void *context, size_t n) { eb_job_send(context, n * EB_RECORD_SIZE, false); }
 
 static eb_sink sink_of(eb_job *job) { return (eb_sink){room_for_records, send_records, job}; }
 
+/* A part of pages is the caller's to be read and to be written. */
+static uint8_t *room_in_place(void *context, size_t n) {
+  const eb_job *job = context;
+  return n * EB_RECORD_SIZE == job->part_len ? (uint8_t *)(uintptr_t)job->part : NULL;
+}
+
+static void made_in_place(void *context, size_t n) {
+  (void)n;
+  eb_job_sealed(context);
+}
+
 /* Seals the bulk data. number: region, first gpa. */
 static eb_status seal_parts(eb_job *job, const eb_sink *sink) {
   part_feed context = {job, false};
-  const eb_feed feed = {next_part, &context, false};
+  const eb_feed feed = {.next = next_pages, .context = &context, .apart = EB_RECORD_SIZE - EB_PAGE_SIZE};
+  const uint64_t pages = job->call.bulk_len / EB_RECORD_SIZE;
   eb_result result = {.bad_index = UINT64_MAX};
-  if (job->call.bulk_len > (uint64_t)EB_REKEY_PAGES * EB_PAGE_SIZE) return EB_ERR_LENGTH;
+  if (pages > EB_REKEY_PAGES) return EB_ERR_LENGTH;
   eb_status status = eb_pages_seal_fed(job->object[0], job->object[1], (uint32_t)job->call.number[0],
-                                       job->call.number[1], (size_t)job->call.bulk_len, &feed, sink, &result);
+                                       job->call.number[1], (size_t)pages * EB_PAGE_SIZE, &feed, sink, &result);
   (void)small(job, &result, sizeof result);
   return status;
 }
 
 static eb_status call_pages_seal(eb_job *job) {
-  const eb_sink sink = sink_of(job);
+  const eb_sink sink = {room_in_place, made_in_place, job};
   return seal_parts(job, &sink);
 }
 
@@ -249,7 +268,7 @@ static eb_status call_guard_seal(eb_job *job) {
 /* The result of as many records as took effect goes back whatever the status. */
 static eb_status call_pages_open(eb_job *job) {
   part_feed context = {job, false};
-  const eb_feed feed = {next_part, &context, false};
+  const eb_feed feed = {.next = next_part, .context = &context};
   eb_result result = {.bad_index = UINT64_MAX};
   eb_status status = EB_ERR_LENGTH;
   if (job->call.bulk_len > 0) status = eb_pages_open_fed(job->object[0], job->object[1], &feed, &result);
@@ -270,7 +289,7 @@ static eb_status call_lent_new(eb_job *job) {
 static eb_status call_lent_seal(eb_job *job) {
   eb_flat place = {.buffer = NULL};
   const eb_sink sink = eb_flat_sink(&place);
-  const uint64_t pages = job->call.bulk_len / EB_PAGE_SIZE;
+  const uint64_t pages = job->call.bulk_len / EB_RECORD_SIZE;
   if (pages > EB_REKEY_PAGES) return EB_ERR_LENGTH;
   place.buffer = eb_lent_memory_at(job->object[2], job->call.number[2], pages * EB_RECORD_SIZE);
   if (place.buffer == NULL) return EB_ERR_BUFFER;

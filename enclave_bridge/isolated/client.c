@@ -122,10 +122,23 @@ static void give_lane(eb_bridge *bridge, uint32_t index) {
 /* ---- crossing ----------------------------------------------------------------------------------- */
 
 typedef struct {
+  uint8_t *at;
+  size_t records;
+} place;
+
+typedef struct {
   eb_client_lane *lane;
   eb_crossing *crossing;
-  size_t sent, part; /* bytes sent; size of the next part in units */
+  size_t sent, part;          /* bytes sent; size of the next part in units */
+  place places[EB_PARTS_KEPT]; /* of parts whose records are yet to be taken, the oldest first */
+  size_t kept;
 } exchange;
+
+/* So the oldest is not written over: a message is left out of the ring's end at most once on the way round. */
+_Static_assert((EB_PARTS_KEPT + 1) * (EB_PART_PAGES * EB_RECORD_SIZE + EB_RING_HEADER + EB_RING_SLOT) <= EB_LANE_CAPACITY,
+               "the parts that are kept fit the ring, with the next one");
+
+static bool may_send(const exchange *x) { return x->sent < x->crossing->in_len && x->kept < EB_PARTS_KEPT; }
 
 /* The last parts of pages get smaller again, since nothing is done meanwhile while the bridge works on the last one. */
 static size_t next_part(const exchange *x) {
@@ -161,20 +174,46 @@ static void copy_into(uint8_t *room, const uint8_t *from, size_t len) {
   memcpy(room + at, from + at, len - at);
 }
 
+/* Pages go where the bridge may make records of them. */
+static void put_pages(exchange *x, uint8_t *room, const uint8_t *pages, size_t n) {
+  for (size_t i = 0; i < n; i++)
+    copy_into(room + i * EB_RECORD_SIZE + EB_RECORD_HEADER_SIZE, pages + i * EB_PAGE_SIZE, EB_PAGE_SIZE);
+  if (n > 0 && x->crossing->in_place) x->places[x->kept++] = (place){room, n};
+}
+
 /* Sends the next part, behind the call if `head` is set. EB_ERR_RING_TIMEOUT: no room yet. */
 static eb_status send_part(exchange *x, size_t head, uint64_t deadline) {
   const eb_crossing *crossing = x->crossing;
+  const bool pages = crossing->in_unit == EB_PAGE_SIZE;
   const size_t len = head > 0 && crossing->in_unit > 1 ? 0 : next_part(x); /* the bridge makes ready meanwhile */
-  const size_t lead = crossing->in_unit == EB_PAGE_SIZE && len > 0 ? EB_PART_LEAD : 0;
+  const size_t all = head + (pages ? len / EB_PAGE_SIZE * EB_RECORD_SIZE : len);
   eb_status status = EB_OK;
   uint8_t *room = NULL;
-  EB_TRY(eb_ring_reserve(&x->lane->calls, head + lead + len, deadline, &room));
+  EB_TRY(eb_ring_reserve(&x->lane->calls, all, deadline, &room));
   memcpy(room, &crossing->call, head);
-  if (len > 0) copy_into(room + head + lead, crossing->in + x->sent, len);
-  note_gpas(x, room + head + lead, len);
-  EB_TRY(eb_ring_publish(&x->lane->calls, head + lead + len));
+  if (pages)
+    put_pages(x, room + head, crossing->in + x->sent, len / EB_PAGE_SIZE);
+  else if (len > 0)
+    copy_into(room + head, crossing->in + x->sent, len);
+  note_gpas(x, room + head, len);
+  EB_TRY(eb_ring_publish(&x->lane->calls, all));
   x->sent += len;
   if (len > 0 && x->part < EB_PART_PAGES) x->part *= 2;
+done:
+  return status;
+}
+
+/* What a part has become is copied from its place. */
+static eb_status take_place(exchange *x) {
+  eb_crossing *crossing = x->crossing;
+  eb_status status = EB_OK;
+  EB_ENSURE(x->kept > 0, EB_ERR_RING_CORRUPT);
+  const place oldest = x->places[0];
+  const size_t len = crossing->reply.number == 1 ? oldest.records * EB_RECORD_SIZE : 0;
+  EB_ENSURE(len <= crossing->out_cap - crossing->out_len, EB_ERR_RING_CORRUPT);
+  if (len > 0) memcpy(crossing->out + crossing->out_len, oldest.at, len);
+  crossing->out_len += len;
+  memmove(&x->places[0], &x->places[1], --x->kept * sizeof oldest);
 done:
   return status;
 }
@@ -193,6 +232,7 @@ static eb_status take_reply(exchange *x, uint64_t deadline) {
   EB_ENSURE(crossing->reply.small_len <= sizeof crossing->reply.small, EB_ERR_RING_CORRUPT);
   if (len > 0) memcpy(crossing->out + crossing->out_len, message + sizeof crossing->reply, len);
   crossing->out_len += len;
+  if (crossing->in_place && !crossing->reply.final) EB_TRY(take_place(x));
   eb_ring_consume(&x->lane->replies);
 done:
   return status;
@@ -203,7 +243,7 @@ static eb_status converse(exchange *x) {
   eb_status status = EB_OK;
   bool idle = false;
   do {
-    const bool more = x->sent < x->crossing->in_len;
+    const bool more = may_send(x);
     bool moved = false;
     if (more) {
       status = send_part(x, 0, idle ? eb_ring_now() + BOTH_FULL_NS : 0);
@@ -242,7 +282,8 @@ eb_status eb_cross(eb_bridge *bridge, eb_crossing *crossing) {
   EB_TRY(eb_client_usable(bridge));
   EB_ENSURE(!atomic_load(&bridge->dead), EB_ERR_BRIDGE_DIED);
   if (crossing->in_unit == 0) crossing->in_unit = 1;
-  crossing->call.bulk_len = crossing->in_len;
+  crossing->call.bulk_len =
+      crossing->in_unit == EB_PAGE_SIZE ? crossing->in_len / EB_PAGE_SIZE * EB_RECORD_SIZE : crossing->in_len;
 
   const bool descriptors = crossing->fd_count > 0;
   if (descriptors) {
@@ -251,7 +292,7 @@ eb_status eb_cross(eb_bridge *bridge, eb_crossing *crossing) {
   }
   if (status == EB_OK) {
     const uint32_t index = take_lane(bridge);
-    exchange x = {&bridge->lanes[index], crossing, 0, EB_FIRST_PART};
+    exchange x = {.lane = &bridge->lanes[index], .crossing = crossing, .part = EB_FIRST_PART};
     eb_ring_restart(&x.lane->calls);
     status = send_part(&x, sizeof crossing->call, EB_RING_FOREVER);
     if (status == EB_OK) status = converse(&x);

@@ -39,7 +39,8 @@ struct eb_bridge {
 typedef struct {
   eb_call call; /* all but bulk_len */
   const uint8_t *in;
-  size_t in_len, in_unit;
+  size_t in_len, in_unit;       /* bytes; 1, or the size of a page or a record */
+  bool in_place;                /* `in` is pages, which become the records in `out` */
   uint8_t *out;
   size_t out_cap, out_len;
   int fds[EB_CALL_DESCRIPTORS]; /* go along with the call */

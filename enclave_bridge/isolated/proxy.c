@@ -447,7 +447,7 @@ eb_status eb_pages_seal(eb_session *session, eb_transfer *transfer, uint32_t reg
                         const uint8_t *plain, size_t len, uint8_t *records, size_t records_cap, size_t *records_len,
                         eb_result *result) {
   eb_crossing crossing = {OP(pages_seal), .call.number = {region, first_gpa}, .in = plain, .in_len = len,
-                          .in_unit = EB_PAGE_SIZE};
+                          .in_unit = EB_PAGE_SIZE, .in_place = true};
   const size_t pages = len / EB_PAGE_SIZE, made = pages * EB_RECORD_SIZE;
   eb_status status = EB_OK;
   EB_ENSURE(session != NULL && plain != NULL, EB_ERR_ARGUMENT);

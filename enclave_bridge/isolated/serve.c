@@ -12,9 +12,7 @@
 
 /* ---- parts and replies ----------------------------------------------------------------------- */
 
-static size_t unit_of(eb_bulk bulk) {
-  return bulk == EB_BULK_PAGES ? EB_PAGE_SIZE : bulk == EB_BULK_RECORDS ? EB_RECORD_SIZE : 1;
-}
+static size_t unit_of(eb_bulk bulk) { return bulk == EB_BULK_BYTES ? 1 : EB_RECORD_SIZE; }
 
 static size_t largest_part(eb_bulk bulk) {
   return bulk == EB_BULK_BYTES ? EB_PART_BYTES : EB_PART_PAGES * unit_of(bulk);
@@ -23,10 +21,6 @@ static size_t largest_part(eb_bulk bulk) {
 /* Takes `len` bytes behind `at` as a part, if they are whole units and no more than was announced. */
 static bool accept_part(eb_job *job, const uint8_t *at, size_t len) {
   const eb_bulk bulk = eb_rows[job->call.op].bulk;
-  if (bulk == EB_BULK_PAGES && len >= EB_PART_LEAD) {
-    at += EB_PART_LEAD;
-    len -= EB_PART_LEAD;
-  }
   if (len > job->call.bulk_len - job->taken || len > largest_part(bulk) || len % unit_of(bulk) != 0) {
     job->broken = true;
     return false;
@@ -34,13 +28,24 @@ static bool accept_part(eb_job *job, const uint8_t *at, size_t len) {
   job->part = at;
   job->part_len = len;
   job->taken += len;
+  job->unanswered = bulk == EB_BULK_IN_PLACE && len > 0;
   return true;
 }
+
+static void answer(eb_job *job, bool sealed) {
+  job->unanswered = false;
+  job->reply.number = sealed;
+  if (eb_job_room(job, 0) != NULL) eb_job_send(job, 0, false);
+  job->reply.number = 0;
+}
+
+void eb_job_sealed(eb_job *job) { answer(job, true); }
 
 bool eb_job_next(eb_job *job) {
   const uint8_t *at = NULL;
   size_t len = 0;
   job->part_len = 0;
+  if (job->unanswered) answer(job, false);
   if (job->broken || job->taken == job->call.bulk_len) return false;
   eb_ring_consume(&job->lane->calls);
   const bool taken = eb_ring_peek(&job->lane->calls, EB_RING_FOREVER, &at, &len) == EB_OK && accept_part(job, at, len);

@@ -49,6 +49,7 @@ typedef struct {
   uint64_t taken;  /* bytes of bulk data of the parts so far, this one included */
   uint8_t *room;   /* reserved for the next reply */
   bool broken;     /* the caller does not keep to the form, or is gone */
+  bool unanswered; /* the part, and it wants an answer: see wire.h */
   eb_reply reply;
 } eb_job;
 
@@ -66,6 +67,8 @@ extern void (*eb_server_violated)(eb_lane *lane);
 
 /* The next part of a streamed call's bulk data; false when there is none, or job->broken. */
 bool eb_job_next(eb_job *job);
+/* Says that the records are in the part's place. A part for which nobody says so was passed over. */
+void eb_job_sealed(eb_job *job);
 /* Room for a reply with len bytes of bulk data behind it; NULL when the caller is gone. */
 uint8_t *eb_job_room(eb_job *job, size_t len);
 /* Publishes job->reply, and the len bytes that were put behind it, into the room. */

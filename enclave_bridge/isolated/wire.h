@@ -4,9 +4,12 @@
  * A lane is a pair of rings (ring.h) and a thread of the bridge process. One caller at a time has it:
  *
  *   caller -> bridge   eb_call, with the first part of the bulk data behind it or none yet, then the rest of the bulk
- *                      data as messages of their own, each of whole units (a page, a record, a byte), pages with
- *                      EB_PART_LEAD bytes before them
- *   bridge -> caller   eb_reply with bulk data behind it, as often as there is some; `final` marks the last
+ *                      data as messages of their own, each of whole units: bytes or records. A page is a record whose
+ *                      header and tag are not there yet
+ *   bridge -> caller   eb_reply with bulk data behind it, as often as there is some; `final` marks the last. Where
+ *                      pages become records in their places there is a reply to each part, and the caller takes the
+ *                      records from where it put the pages: the memory changes hands twice, not four times. `number` is
+ *                      1, or 0 when nothing became of the part
  *
  * Bulk data is worked on part by part, so one side copies a part while the other seals or opens the one before.
  *
@@ -22,14 +25,14 @@
 
 #include "enclave_bridge.h"
 
-#define EB_WIRE_VERSION 3u
+#define EB_WIRE_VERSION 4u
 #define EB_MAX_LANES 16u
 /* Of each of a lane's two rings: most of a batch, so that who copies it seldom waits. */
 #define EB_LANE_CAPACITY ((size_t)1 << 20)
 #define EB_PART_PAGES 16u                  /* most pages or records in one part */
-#define EB_FIRST_PART 4u                   /* pages: the other side begins as soon as there is something */
-#define EB_LAST_PART 6u                    /* pages: no smaller one is made of what is left */
-#define EB_PART_LEAD 48u                   /* bytes before the pages of a part: they begin at a multiple of 64 */
+#define EB_FIRST_PART 2u                   /* pages: the other side begins as soon as there is something */
+#define EB_LAST_PART 3u                    /* pages: no smaller one is made of what is left */
+#define EB_PARTS_KEPT 14u                  /* most parts whose records are yet to be taken from their places */
 #define EB_PART_BYTES ((size_t)64 << 10)   /* most bytes in one part of anything else */
 #define EB_MAX_OTHERS 4096u                /* handles beside sessions and handshakes */
 
@@ -51,9 +54,9 @@ typedef enum {
 #define EB_CALL_HANDLES 3u
 #define EB_CALL_DESCRIPTORS 2u
 
-/* What the bulk data of a call is: nothing, bytes gathered before the function runs, whole pages or whole records
- * that it takes part by part. */
-typedef enum { EB_BULK_NONE, EB_BULK_BYTES, EB_BULK_PAGES, EB_BULK_RECORDS } eb_bulk;
+/* What the bulk data of a call is: nothing, bytes gathered before the function runs, or pages or records that it takes
+ * part by part; pages that become records in their places. */
+typedef enum { EB_BULK_NONE, EB_BULK_BYTES, EB_BULK_PAGES, EB_BULK_IN_PLACE, EB_BULK_RECORDS } eb_bulk;
 
 /* X(name, first, second and third handle, length of small data (least, most), bulk, how many descriptors come along) */
 #define EB_CALLS(X)                                                                                 \
@@ -93,7 +96,7 @@ typedef enum { EB_BULK_NONE, EB_BULK_BYTES, EB_BULK_PAGES, EB_BULK_RECORDS } eb_
   X(guard_renew, GUARD, NONE, NONE, 0, 0, NONE, 0)                                                  \
   X(source_open, NONE, NONE, NONE, 0, 0, NONE, 1)                                                \
   X(pages_seal_from, SESSION, MAYBE_TRANSFER, SOURCE, 0, 0, NONE, 0)                            \
-  X(pages_seal, SESSION, MAYBE_TRANSFER, NONE, 0, 0, PAGES, 0)                                  \
+  X(pages_seal, SESSION, MAYBE_TRANSFER, NONE, 0, 0, IN_PLACE, 0)                               \
   X(pages_open, SESSION, TRANSFER, NONE, 0, 0, RECORDS, 0)                                       \
   X(lent_new, NONE, NONE, NONE, 0, 0, NONE, 1)                                                   \
   X(lent_seal, SESSION, MAYBE_TRANSFER, LENT, 0, 0, PAGES, 0)                                    \

@@ -172,7 +172,7 @@ eb_status eb_pages_open(eb_session *session, eb_transfer *transfer, const uint8_
                         eb_result *result) {
   eb_status status = EB_OK;
   eb_whole whole = {records, records_len};
-  const eb_feed feed = {eb_next_of_whole, &whole, false};
+  const eb_feed feed = {.next = eb_next_of_whole, .context = &whole};
   EB_ENSURE(result != NULL, EB_ERR_ARGUMENT);
   *result = (eb_result){.bad_index = UINT64_MAX};
   EB_TRY(eb_session_usable(session));

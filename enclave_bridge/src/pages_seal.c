@@ -41,6 +41,7 @@ typedef struct {
   eb_record_header next; /* header of the record to make */
   size_t done;           /* pages sealed */
   eb_lane_secret *lane;
+  size_t step; /* from one page to the next */
   uint64_t started;
   bool locked;
 } eb_sealer;
@@ -57,7 +58,7 @@ static eb_status seal_run(eb_sealer *sealer, eb_run *run, const uint8_t *plain, 
     run->items[i] = (eb_gcm_item){
         .iv = run->nonces[i],
         .aad = run->headers[i],
-        .in = plain + i * EB_PAGE_SIZE,
+        .in = plain + i * sealer->step,
         .out = private != NULL ? private + i * EB_PAGE_SIZE : records + i * EB_RECORD_SIZE + EB_RECORD_HEADER_SIZE,
         .tag = run->tags[i],
     };
@@ -87,7 +88,7 @@ static eb_status seal_part(eb_sealer *sealer, const uint8_t *plain, size_t n, bo
   uint8_t *records = sealer->sink->room(sealer->sink->context, n);
   EB_ENSURE(records != NULL, EB_ERR_BRIDGE_DIED);
   while (begun < n && status == EB_OK) {
-    const uint8_t *pages = plain + begun * EB_PAGE_SIZE;
+    const uint8_t *pages = plain + begun * sealer->step;
     const size_t some = smaller(ops->batch, n - begun);
     uint8_t *private = is_private ? (uint8_t *)(uintptr_t)pages : sealer->lane->pages;
     status = seal_run(sealer, &run, pages, some, ops->single_pass ? NULL : private, records + begun * EB_RECORD_SIZE);
@@ -107,6 +108,7 @@ static eb_status seal_all(eb_sealer *sealer, const eb_feed *feed) {
   eb_status status = EB_OK;
   size_t used = 0;
   sealer->lane = eb_arena_wait(arena, EB_POOL_LANES);
+  sealer->step = EB_PAGE_SIZE + feed->apart;
   while (sealer->done < sealer->pages) {
     const uint8_t *part = NULL;
     size_t len = 0;
@@ -209,7 +211,7 @@ eb_status eb_pages_seal(eb_session *session, eb_transfer *transfer, uint32_t reg
   eb_status status = EB_OK;
   eb_whole whole = {plain, len};
   eb_flat flat = {records, 0};
-  const eb_feed feed = {eb_next_of_whole, &whole, false};
+  const eb_feed feed = {.next = eb_next_of_whole, .context = &whole};
   const eb_sink sink = eb_flat_sink(&flat);
   EB_TRY(eb_session_usable(session));
   EB_ENSURE(plain != NULL, EB_ERR_ARGUMENT);
@@ -247,7 +249,7 @@ eb_status eb_pages_seal_from_to(eb_session *session, eb_transfer *transfer, uint
   eb_staging *staging = NULL;
   eb_reader reader;
   eb_read_feed context = {&reader, len};
-  const eb_feed feed = {next_of_reader, &context, true};
+  const eb_feed feed = {.next = next_of_reader, .context = &context, .is_private = true};
   EB_TRY(eb_session_usable(session));
   EB_TRY(prepare(&sealer, region, first_gpa, len));
   EB_TRY(eb_source_check(source, source_offset, len));
@@ -308,7 +310,7 @@ eb_status eb_guard_seal_to(eb_guard *guard, eb_session *session, eb_transfer *tr
   eb_sealer sealer = {.session = session, .transfer = transfer, .sink = records};
   eb_guard_walk walk = {.staging = NULL};
   eb_guard_feed context = {.walk = &walk, .bad = UINT64_MAX};
-  const eb_feed feed = {next_of_guard, &context, true};
+  const eb_feed feed = {.next = next_of_guard, .context = &context, .is_private = true};
   EB_ENSURE(result != NULL, EB_ERR_ARGUMENT);
   *result = (eb_result){.bad_index = UINT64_MAX};
   EB_TRY(eb_session_usable(session));

@@ -26,27 +26,18 @@ void caller_close(caller *made) {
   close(made->socket);
 }
 
-static void put_behind(caller *from, const void *head, size_t head_len, size_t lead, const void *bulk, size_t len) {
+static void put_behind(caller *from, const void *head, size_t head_len, const void *bulk, size_t len) {
   uint8_t *room = NULL;
-  CHECK_OK(eb_ring_reserve(&from->calls, head_len + lead + len, 0, &room));
+  CHECK_OK(eb_ring_reserve(&from->calls, head_len + len, 0, &room));
   if (head_len > 0) memcpy(room, head, head_len);
-  memset(room + head_len, 0, lead);
-  if (len > 0) memcpy(room + head_len + lead, bulk, len);
-  CHECK_OK(eb_ring_publish(&from->calls, head_len + lead + len));
+  if (len > 0) memcpy(room + head_len, bulk, len);
+  CHECK_OK(eb_ring_publish(&from->calls, head_len + len));
 }
 
-void caller_put(caller *from, const void *bytes, size_t len) { put_behind(from, NULL, 0, 0, bytes, len); }
-
-static size_t lead_of(uint32_t op, size_t len) {
-  return op < EB_OPS && eb_rows[op].bulk == EB_BULK_PAGES && len > 0 ? EB_PART_LEAD : 0;
-}
+void caller_put(caller *from, const void *bytes, size_t len) { put_behind(from, NULL, 0, bytes, len); }
 
 void caller_put_call(caller *from, eb_call call, const void *bulk, size_t len) {
-  put_behind(from, &call, sizeof call, lead_of(call.op, len), bulk, len);
-}
-
-void caller_put_part(caller *from, uint32_t op, const void *bulk, size_t len) {
-  put_behind(from, NULL, 0, lead_of(op, len), bulk, len);
+  put_behind(from, &call, sizeof call, bulk, len);
 }
 
 bool caller_serve(caller *from) {

@@ -13,12 +13,10 @@ typedef struct {
 /* One lane. The server's threads are not started. */
 void caller_open(caller *made);
 void caller_close(caller *made);
-/* Puts a message into the lane. */
+/* Puts a message into the lane: also a further part of a call's bulk data. */
 void caller_put(caller *from, const void *bytes, size_t len);
 /* A call with bulk data of its own length behind it. */
 void caller_put_call(caller *from, eb_call call, const void *bulk, size_t len);
-/* A further part of its bulk data. */
-void caller_put_part(caller *from, uint32_t op, const void *bulk, size_t len);
 /* Serves what is in the lane and closes it: what is unfinished fails. True when the form was kept. */
 bool caller_serve(caller *from);
 /* Serves one whole call, of which nothing may be missing, and returns its last reply. */

@@ -120,8 +120,8 @@ static void test_bulk_data_when_other_than_announced_is_given_up(void) {
       {EB_OP_pages_open, EB_RECORD_SIZE, EB_RECORD_SIZE - 1}, /* not whole */
       {EB_OP_pages_open, (EB_PART_PAGES + 1) * EB_RECORD_SIZE, (EB_PART_PAGES + 1) * EB_RECORD_SIZE},
       {EB_OP_pages_open, 2 * EB_RECORD_SIZE, EB_RECORD_SIZE},
-      {EB_OP_pages_seal, EB_PAGE_SIZE, EB_RECORD_SIZE},
-      {EB_OP_pages_seal, (EB_PART_PAGES + 1) * EB_PAGE_SIZE, (EB_PART_PAGES + 1) * EB_PAGE_SIZE},
+      {EB_OP_pages_seal, EB_PAGE_SIZE, EB_PAGE_SIZE},
+      {EB_OP_pages_seal, (EB_PART_PAGES + 1) * EB_RECORD_SIZE, (EB_PART_PAGES + 1) * EB_RECORD_SIZE},
       {EB_OP_pages_seal, UINT64_MAX, EB_PAGE_SIZE},
   };
   for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -144,21 +144,71 @@ static void test_later_part_when_empty_or_too_long_is_given_up(void) {
 }
 
 static void test_part_of_pages_when_it_has_no_page_is_given_up(void) {
-  static const uint8_t bytes[EB_PAGE_SIZE];
+  static const uint8_t bytes[EB_RECORD_SIZE];
   uint64_t sessions[2];
   eb_call call = op(EB_OP_pages_seal);
   make_sessions(sessions);
   call.handle[0] = sessions[0];
   call.handle[1] = transfer(2);
-  call.bulk_len = 2 * EB_PAGE_SIZE;
-  for (size_t len = 0; len <= EB_PART_LEAD; len += EB_PART_LEAD / 2) { /* nothing, or no more than what comes before the pages */
-    caller_put_call(&shared, call, bytes, EB_PAGE_SIZE);
+  call.bulk_len = 2 * EB_RECORD_SIZE;
+  for (size_t len = 0; len <= EB_PAGE_SIZE; len += EB_RECORD_HEADER_SIZE) { /* nothing, no more than a header, less than a page */
+    caller_put_call(&shared, call, bytes, EB_RECORD_SIZE);
     caller_put(&shared, bytes, len);
     CHECK(given_up());
   }
   release(call.handle[1]);
   release(sessions[0]);
   release(sessions[1]);
+}
+
+/* Puts a call that seals three pages, in parts of one and two, and serves it. */
+static eb_reply seal_in_two_parts(eb_call call, uint64_t answers[2]) {
+  static uint8_t bytes[3 * EB_RECORD_SIZE];
+  eb_reply reply;
+  size_t len = 0;
+  memset(bytes, 0x5a, sizeof bytes);
+  call.number[0] = 7;
+  call.number[1] = 0x1000;
+  call.bulk_len = sizeof bytes;
+  caller_put_call(&shared, call, bytes, EB_RECORD_SIZE);
+  caller_put(&shared, bytes + EB_RECORD_SIZE, 2 * EB_RECORD_SIZE);
+  CHECK(caller_serve(&shared));
+  for (size_t i = 0; i < 2; i++) {
+    CHECK(caller_reply(&shared, &reply, &len) && !reply.final && len == 0);
+    answers[i] = reply.number;
+  }
+  CHECK(caller_reply(&shared, &reply, &len) && reply.final && len == 0);
+  return reply;
+}
+
+static void test_pages_when_sealed_in_place_are_answered_part_by_part(void) {
+  uint64_t sessions[2], answers[2];
+  eb_call call = op(EB_OP_pages_seal);
+  eb_record_header header;
+  make_sessions(sessions);
+  call.handle[0] = sessions[0];
+  call.handle[1] = transfer(3);
+  const eb_reply reply = seal_in_two_parts(call, answers);
+  CHECK_STATUS(EB_OK, reply.status);
+  CHECK(answers[0] == 1 && answers[1] == 1);
+  const uint8_t *record = shared.calls.data + EB_RING_HEADER + sizeof call;
+  CHECK_OK(eb_record_parse(record, EB_RECORD_SIZE, &header));
+  CHECK(header.gpa == 0x1000 && header.region == 7 && record[EB_RECORD_HEADER_SIZE] != 0x5a);
+  caller_renew(&shared);
+  release(call.handle[1]);
+  release(sessions[0]);
+  release(sessions[1]);
+}
+
+/* Each part is answered, or a caller who keeps no more parts would wait for ever. */
+static void test_pages_when_refused_are_answered_and_left_alone(void) {
+  uint64_t answers[2];
+  const eb_reply reply = seal_in_two_parts(op(EB_OP_pages_seal), answers);
+  CHECK_STATUS(EB_ERR_ARGUMENT, reply.status);
+  CHECK(answers[0] == 0 && answers[1] == 0);
+  const uint8_t *page = shared.calls.data + EB_RING_HEADER + sizeof(eb_call) + EB_RECORD_HEADER_SIZE;
+  for (size_t i = 0; i < EB_PAGE_SIZE; i++) CHECK(page[i] == 0x5a);
+  caller_renew(&shared);
 }
 
 static void test_message_when_in_parts_is_one_message(void) {
@@ -349,7 +399,7 @@ static void test_lent_memory_when_it_could_be_cut_is_refused(void) {
 
 static void test_lent_memory_when_records_are_not_all_in_it_is_not_touched(void) {
   enum { PAGES = 2, LEN = PAGES * EB_RECORD_SIZE + 64 };
-  static const uint8_t plain[PAGES * EB_PAGE_SIZE];
+  static const uint8_t plain[PAGES * EB_RECORD_SIZE]; /* with room for headers and tags */
   static uint64_t sessions[2];
   const uint64_t account = transfer(PAGES), offsets[] = {65, LEN, LEN + 1, UINT64_MAX, UINT64_MAX - LEN};
   const int fd = memory(LEN, F_SEAL_SHRINK);
@@ -402,6 +452,8 @@ int main(void) {
   RUN(test_bulk_data_when_other_than_announced_is_given_up);
   RUN(test_later_part_when_empty_or_too_long_is_given_up);
   RUN(test_part_of_pages_when_it_has_no_page_is_given_up);
+  RUN(test_pages_when_sealed_in_place_are_answered_part_by_part);
+  RUN(test_pages_when_refused_are_answered_and_left_alone);
   RUN(test_message_when_in_parts_is_one_message);
   RUN(test_handle_when_not_one_is_refused_in_every_call);
   RUN(test_handle_when_of_another_kind_is_refused);

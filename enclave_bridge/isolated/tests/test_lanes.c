@@ -121,6 +121,28 @@ static void test_pages_when_they_cross_both_ways_arrive(void) {
   loop_close(&both);
 }
 
+/* More parts than the caller keeps, to a call that fails before it takes the first. */
+static void test_many_pages_when_refused_leave_nothing(void) {
+  enum { PAGES = 600 };
+  loop both;
+  size_t len = 0;
+  loop_open(&both, 1);
+  loop_shake_hands(&both);
+  eb_transfer *sent = account(&both, PAGES - 1);
+  uint8_t *plain = filled(PAGES * EB_PAGE_SIZE, 1), *records = calloc(PAGES, EB_RECORD_SIZE);
+  CHECK(records != NULL);
+  for (int again = 0; again < 2; again++)
+    CHECK_STATUS(EB_ERR_OUT_OF_RANGE, eb_pages_seal(both.client, sent, REGION, BASE_GPA, plain, PAGES * EB_PAGE_SIZE,
+                                                    records, PAGES * EB_RECORD_SIZE, &len, NULL));
+  for (size_t i = 0; i < PAGES * EB_RECORD_SIZE; i++) CHECK(records[i] == 0);
+  CHECK_OK(eb_pages_seal(both.client, sent, REGION, BASE_GPA, plain, (PAGES - 1) * EB_PAGE_SIZE, records,
+                         PAGES * EB_RECORD_SIZE, &len, NULL));
+  eb_transfer_free(sent);
+  free(plain);
+  free(records);
+  loop_close(&both);
+}
+
 static void test_source_when_sealed_from_is_what_arrives(void) {
   enum { PAGES = 70 };
   loop both;
@@ -516,6 +538,7 @@ static void test_client_when_the_lanes_memory_is_not_what_was_agreed_refuses(voi
 
 int main(void) {
   RUN(test_pages_when_they_cross_both_ways_arrive);
+  RUN(test_many_pages_when_refused_leave_nothing);
   RUN(test_source_when_sealed_from_is_what_arrives);
   RUN(test_guard_when_saved_and_loaded_across_the_border_verifies);
   RUN(test_channel_when_its_memory_is_lent_seals_and_opens_in_it);

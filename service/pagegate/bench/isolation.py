@@ -3,7 +3,8 @@
 Each figure is the time of one whole call from Python by the page, the median of a stream's: batches of one page, 64 and
 256. `open` puts a batch's records into a region (what a server does on TransferPages), `seal_from` seals a region's pages
 (GetRegion), `seal` seals the caller's memory (a client that isolates its bridge). Batches come as those of a stream do, one
-after the other, 16 MiB of them whatever their size. The two backends take turns stream by stream, and every core is the
+after the other, 64 MiB of them whatever their size: the host of a virtual machine takes some milliseconds until it has found
+a place for the second core, which slept meanwhile. The two backends take turns stream by stream, and every core is the
 caller's in turn: a virtual machine's cores are not equally fast, and the isolated bridge is on another one than its caller.
 A bridge's process sleeps after 50 us without a call, so each stream begins with a call that is not counted; `after_pause`
 is what a batch costs that finds it asleep.
@@ -33,7 +34,7 @@ BATCHES = (1, 64, 256)
 OPERATIONS = ("open", "seal_from", "seal")
 _LIMIT = 1.1
 _REGION = 1
-_STREAM_PAGES = 4096
+_STREAM_PAGES = 16384
 _PAUSES = 16
 _PAUSE_S = 0.002
 _BACKENDS: Mapping[str, type[eb.Bridge]] = {"in_process": eb.Bridge, "isolated": eb.IsolatedBridge}
