@@ -34,7 +34,7 @@ BATCHES = (1, 64, 256)
 OPERATIONS = ("open", "seal_from", "seal")
 _LIMIT = 1.1
 _REGION = 1
-_STREAM_PAGES = 16384
+_STREAMS, _STREAM_PAGES = 4, 16384
 _PAUSES = 16
 _PAUSE_S = 0.002
 _BACKENDS: Mapping[str, type[eb.Bridge]] = {"in_process": eb.Bridge, "isolated": eb.IsolatedBridge}
@@ -56,7 +56,7 @@ class Ends:
 
 
 def run(rounds: int, mebibytes: int, say: Say) -> Results:
-    """Measures `mebibytes` a round and operation. Raises BridgeStatusError where no isolated bridge starts."""
+    """Streams of `mebibytes`, but 64 at most, four a round and operation. Raises BridgeStatusError where no isolated bridge starts."""
     values: dict[str, list[float]] = {}
     turns: list[float] = []
     with ExitStack() as stack:
@@ -65,11 +65,11 @@ def run(rounds: int, mebibytes: int, say: Say) -> Results:
         for pages in BATCHES:
             say(f"{rounds} interleaved rounds of batches of {pages} pages")
             sides = [_Side(name, end, stack.enter_context(_operations(end, pages))) for name, end in ends.items()]
-            streams = max(4, (mebibytes << 8) // _STREAM_PAGES)
+            count = min(_STREAM_PAGES, mebibytes << 8) // pages
             for _ in range(rounds):
                 for operation in OPERATIONS:
-                    _round(values, sides, operation, pages, streams)
-                _round(values, sides, "open", pages, _PAUSES, after_pause=True)
+                    _round(values, sides, operation, pages, count)
+                _round(values, sides, "open", pages, 1, after_pause=True)
                 if (turn := _line_turn()) is not None:
                     turns.append(turn)
     series = {name: Series("us/page", some) for name, some in values.items()}
@@ -117,12 +117,12 @@ def _round(
     sides: Sequence[_Side],
     operation: str,
     pages: int,
-    streams: int,
+    count: int,
     *,
     after_pause: bool = False,
 ) -> None:
     """Turn and turn about, so that whatever else runs on the machine hits both alike: also one core more than another."""
-    count = 1 if after_pause else _STREAM_PAGES // pages
+    streams = _PAUSES if after_pause else _STREAMS
     spent = {side.backend: 0.0 for side in sides}
     with _cores() as cores:
         for number in range(streams):
