@@ -148,7 +148,8 @@ class ServerHandshake:
         regions = self._regions.grant(self._wanted, verdict)
         simulated = verdict.simulated or self._platform.simulated
         limits = self._settings.limits
-        session_id = self._bridge.random(SESSION_ID_SIZE)
+        with handshake_faults():
+            session_id = self._bridge.random(SESSION_ID_SIZE)
         parameters = pb.SessionParameters(
             session_id=session_id,
             lifetime=Duration(seconds=int(limits.lifetime_s), nanos=int(limits.lifetime_s % 1 * 1e9)),

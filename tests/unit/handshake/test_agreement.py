@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import select
+import signal
 from collections.abc import Callable
+from datetime import datetime
 
 import pytest
 
 import enclave_bridge as eb
 from pagegate.errors import BridgeError, HandshakeError, TransferError
-from pagegate.evidence.model import AccessMode
+from pagegate.evidence.model import AccessMode, Appraiser, Evidence, Verdict
 from pagegate.handshake.model import GrantedRegion, Limits
 from pagegate.handshake.server import ServerSettings
 from pagegate.v1 import attestation_pb2 as pb
@@ -157,3 +161,18 @@ def test_hello_when_made_twice_then_nonces_and_keys_differ(pair: Callable[..., P
     one, other = (pb.ClientHello.FromString(pair().client.hello()) for _ in range(2))
     assert one.client_nonce != other.client_nonce
     assert [s.public_key for s in one.key_shares] != [s.public_key for s in other.key_shares]
+
+
+def test_confirm_when_the_bridge_dies_while_evidence_is_appraised_then_says_so(
+    pair: Callable[..., Pair], appraiser: Appraiser
+) -> None:
+    class Killing:
+        def appraise(self, evidence: Evidence, *, report_data: bytes | None, now: datetime) -> Verdict:
+            os.kill(isolated.info.process, signal.SIGKILL)
+            assert select.select([isolated.pidfd], [], [], 20)[0]
+            return appraiser.appraise(evidence, report_data=report_data, now=now)
+
+    with eb.IsolatedBridge(max_sessions=2, max_handshakes=2) as isolated:
+        with pytest.raises(HandshakeError) as caught:
+            pair(server_bridge=isolated, server_appraiser=Killing()).run()
+    assert caught.value.reason == "BRIDGE_DIED"
