@@ -197,10 +197,6 @@ static eb_status next_part(void *context, const uint8_t **part, size_t *len) {
   return job->broken ? EB_ERR_BRIDGE_DIED : EB_OK;
 }
 
-/* Records go out as soon as they are made: those of a part, or of what the bridge reads at once. */
-_Static_assert(EB_PART_PAGES <= EB_LANE_PAGES, "a part is no more than what is read at once");
-_Static_assert(EB_LANE_CAPACITY / 2 - EB_RING_HEADER >= sizeof(eb_reply) + EB_LANE_PAGES * EB_RECORD_SIZE,
-               "both fit a reply");
 static eb_status next_pages(void *context, const uint8_t **part, size_t *len) {
   const eb_status status = next_part(context, part, len);
   *len = *len / EB_RECORD_SIZE * EB_PAGE_SIZE;
@@ -208,6 +204,10 @@ static eb_status next_pages(void *context, const uint8_t **part, size_t *len) {
   return status;
 }
 
+/* Records go out as soon as they are made: those of a part, or of what the bridge reads at once. */
+_Static_assert(EB_PART_PAGES <= EB_LANE_PAGES, "a part is no more than what is read at once");
+_Static_assert(EB_LANE_CAPACITY / 2 - EB_RING_HEADER >= sizeof(eb_reply) + EB_LANE_PAGES * EB_RECORD_SIZE,
+               "both fit a reply");
 static uint8_t *room_for_records(void *context, size_t n) { return eb_job_room(context, n * EB_RECORD_SIZE); }
 
 static void send_records(void *context, size_t n) { eb_job_send(context, n * EB_RECORD_SIZE, false); }

@@ -174,6 +174,19 @@ static void copy_into(uint8_t *room, const uint8_t *from, size_t len) {
   memcpy(room + at, from + at, len - at);
 }
 
+/* Takes what has come back. */
+static eb_status take(eb_crossing *crossing, const uint8_t *from, size_t len) {
+  if (len > crossing->out_cap - crossing->out_len) return EB_ERR_RING_CORRUPT;
+  if (len > 0) memcpy(crossing->out + crossing->out_len, from, len);
+  crossing->out_len += len;
+  return EB_OK;
+}
+
+/* What so many bytes of `in` take in the ring: pages have room for a header and a tag. */
+static size_t size_across(const eb_crossing *crossing, size_t len) {
+  return crossing->in_unit == EB_PAGE_SIZE ? len / EB_PAGE_SIZE * EB_RECORD_SIZE : len;
+}
+
 /* Pages go where the bridge may make records of them. */
 static void put_pages(exchange *x, uint8_t *room, const uint8_t *pages, size_t n) {
   for (size_t i = 0; i < n; i++)
@@ -184,14 +197,13 @@ static void put_pages(exchange *x, uint8_t *room, const uint8_t *pages, size_t n
 /* Sends the next part, behind the call if `head` is set. EB_ERR_RING_TIMEOUT: no room yet. */
 static eb_status send_part(exchange *x, size_t head, uint64_t deadline) {
   const eb_crossing *crossing = x->crossing;
-  const bool pages = crossing->in_unit == EB_PAGE_SIZE;
   const size_t len = head > 0 && crossing->in_unit > 1 ? 0 : next_part(x); /* the bridge makes ready meanwhile */
-  const size_t all = head + (pages ? len / EB_PAGE_SIZE * EB_RECORD_SIZE : len);
+  const size_t all = head + size_across(crossing, len);
   eb_status status = EB_OK;
   uint8_t *room = NULL;
   EB_TRY(eb_ring_reserve(&x->lane->calls, all, deadline, &room));
   memcpy(room, &crossing->call, head);
-  if (pages)
+  if (crossing->in_unit == EB_PAGE_SIZE)
     put_pages(x, room + head, crossing->in + x->sent, len / EB_PAGE_SIZE);
   else if (len > 0)
     copy_into(room + head, crossing->in + x->sent, len);
@@ -205,14 +217,10 @@ done:
 
 /* What a part has become is copied from its place. */
 static eb_status take_place(exchange *x) {
-  eb_crossing *crossing = x->crossing;
   eb_status status = EB_OK;
   EB_ENSURE(x->kept > 0, EB_ERR_RING_CORRUPT);
   const place oldest = x->places[0];
-  const size_t len = crossing->reply.number == 1 ? oldest.records * EB_RECORD_SIZE : 0;
-  EB_ENSURE(len <= crossing->out_cap - crossing->out_len, EB_ERR_RING_CORRUPT);
-  if (len > 0) memcpy(crossing->out + crossing->out_len, oldest.at, len);
-  crossing->out_len += len;
+  if (x->crossing->reply.number == 1) EB_TRY(take(x->crossing, oldest.at, oldest.records * EB_RECORD_SIZE));
   memmove(&x->places[0], &x->places[1], --x->kept * sizeof oldest);
 done:
   return status;
@@ -227,11 +235,8 @@ static eb_status take_reply(exchange *x, uint64_t deadline) {
   EB_TRY(eb_ring_peek(&x->lane->replies, deadline, &message, &len));
   EB_ENSURE(len >= sizeof crossing->reply, EB_ERR_RING_CORRUPT);
   memcpy(&crossing->reply, message, sizeof crossing->reply);
-  len -= sizeof crossing->reply;
-  EB_ENSURE(len <= crossing->out_cap - crossing->out_len, EB_ERR_RING_CORRUPT);
   EB_ENSURE(crossing->reply.small_len <= sizeof crossing->reply.small, EB_ERR_RING_CORRUPT);
-  if (len > 0) memcpy(crossing->out + crossing->out_len, message + sizeof crossing->reply, len);
-  crossing->out_len += len;
+  EB_TRY(take(crossing, message + sizeof crossing->reply, len - sizeof crossing->reply));
   if (crossing->in_place && !crossing->reply.final) EB_TRY(take_place(x));
   eb_ring_consume(&x->lane->replies);
 done:
@@ -282,8 +287,7 @@ eb_status eb_cross(eb_bridge *bridge, eb_crossing *crossing) {
   EB_TRY(eb_client_usable(bridge));
   EB_ENSURE(!atomic_load(&bridge->dead), EB_ERR_BRIDGE_DIED);
   if (crossing->in_unit == 0) crossing->in_unit = 1;
-  crossing->call.bulk_len =
-      crossing->in_unit == EB_PAGE_SIZE ? crossing->in_len / EB_PAGE_SIZE * EB_RECORD_SIZE : crossing->in_len;
+  crossing->call.bulk_len = size_across(crossing, crossing->in_len);
 
   const bool descriptors = crossing->fd_count > 0;
   if (descriptors) {

@@ -65,6 +65,10 @@ done:
   return status;
 }
 
+void eb_lane_give(eb_bridge *bridge, eb_lane_secret *lane, size_t pages) {
+  eb_arena_give_used(&bridge->arena, EB_POOL_LANES, lane, offsetof(eb_lane_secret, pages) + pages * EB_PAGE_SIZE);
+}
+
 void eb_bridge_hold(eb_bridge *bridge) { atomic_fetch_add(&bridge->references, 1); }
 
 void eb_bridge_free(eb_bridge *bridge) {

@@ -23,5 +23,7 @@ struct eb_bridge {
 /* False in a child of the process that opened it: then nothing secret may be touched. */
 bool eb_bridge_alive(const eb_bridge *bridge);
 void eb_bridge_hold(eb_bridge *bridge);
+/* Gives a lane back of whose pages the first so many were written. */
+void eb_lane_give(eb_bridge *bridge, eb_lane_secret *lane, size_t pages);
 
 #endif

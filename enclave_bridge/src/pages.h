@@ -53,7 +53,8 @@ eb_sink eb_flat_sink(eb_flat *flat);
 void eb_flat_end(eb_flat *flat, eb_status status);
 
 /* As their namesakes in enclave_bridge.h, but for the buffers. A caller of eb_pages_seal_fed has seen to it that what
- * comes from the feed is `len` bytes of pages, and that each is apart from the sink's room or where its record's goes. EB_ERR_BRIDGE_DIED: the sink is gone. */
+ * comes from the feed is `len` bytes of pages, and that each is apart from the sink's room or where its record's goes.
+ * EB_ERR_BRIDGE_DIED: the sink is gone. */
 eb_status eb_pages_seal_fed(eb_session *session, eb_transfer *transfer, uint32_t region, uint64_t first_gpa, size_t len,
                             const eb_feed *plain, const eb_sink *records, eb_result *result);
 eb_status eb_pages_seal_from_to(eb_session *session, eb_transfer *transfer, uint32_t region, uint64_t first_gpa,

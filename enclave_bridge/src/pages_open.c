@@ -119,12 +119,11 @@ static bool is_peers_fault(eb_status status) {
 
 /* With both locks held. */
 static eb_status open_all(eb_session *session, eb_transfer *transfer, const eb_feed *feed, eb_result *result) {
-  eb_arena *arena = &session->bridge->arena;
   eb_status status = EB_OK;
   eb_lane_secret *lane = NULL;
   EB_ENSURE(!atomic_load(&session->closed), EB_ERR_SESSION_CLOSED);
   EB_ENSURE(eb_transfer_has_target(transfer), EB_ERR_STATE);
-  lane = eb_arena_wait(arena, EB_POOL_LANES);
+  lane = eb_arena_wait(&session->bridge->arena, EB_POOL_LANES);
   size_t len = 1, most = 0;
   while (status == EB_OK && len > 0) {
     const uint8_t *part = NULL;
@@ -137,9 +136,7 @@ static eb_status open_all(eb_session *session, eb_transfer *transfer, const eb_f
     result->bad_index = result->pages;
     count_refusal(session, status);
   }
-  eb_arena_give_used(arena, EB_POOL_LANES, lane,
-                     offsetof(eb_lane_secret, pages) +
-                         smaller(session->bridge->gcm->batch, most / EB_RECORD_SIZE) * EB_PAGE_SIZE);
+  eb_lane_give(session->bridge, lane, smaller(session->bridge->gcm->batch, most / EB_RECORD_SIZE));
 done:
   return status;
 }

@@ -65,7 +65,8 @@ static eb_status seal_run(eb_sealer *sealer, eb_run *run, const uint8_t *plain, 
     sealer->next.sequence++;
     sealer->next.gpa += EB_PAGE_SIZE;
   }
-  EB_TRY(session->send_gcm.ops->seal(&session->send_gcm, sealer->lane->work, run->items, n, EB_RECORD_HEADER_SIZE, EB_PAGE_SIZE));
+  EB_TRY(session->send_gcm.ops->seal(&session->send_gcm, sealer->lane->work, run->items, n, EB_RECORD_HEADER_SIZE,
+                                     EB_PAGE_SIZE));
   for (size_t i = 0; i < n; i++) {
     uint8_t *record = records + i * EB_RECORD_SIZE;
     memcpy(record, run->headers[i], EB_RECORD_HEADER_SIZE);
@@ -104,10 +105,10 @@ done:
 
 static eb_status seal_all(eb_sealer *sealer, const eb_feed *feed) {
   const eb_gcm_ops *ops = sealer->session->send_gcm.ops;
-  eb_arena *arena = &sealer->session->bridge->arena;
+  const bool writes_lane = !ops->single_pass && !feed->is_private;
+  eb_bridge *bridge = sealer->session->bridge;
   eb_status status = EB_OK;
-  size_t used = 0;
-  sealer->lane = eb_arena_wait(arena, EB_POOL_LANES);
+  sealer->lane = eb_arena_wait(&bridge->arena, EB_POOL_LANES);
   sealer->step = EB_PAGE_SIZE + feed->apart;
   while (sealer->done < sealer->pages) {
     const uint8_t *part = NULL;
@@ -117,8 +118,7 @@ static eb_status seal_all(eb_sealer *sealer, const eb_feed *feed) {
     EB_TRY(seal_part(sealer, part, len / EB_PAGE_SIZE, feed->is_private));
   }
 done:
-  used = ops->single_pass || feed->is_private ? 0 : smaller(ops->batch, sealer->pages) * EB_PAGE_SIZE;
-  eb_arena_give_used(arena, EB_POOL_LANES, sealer->lane, offsetof(eb_lane_secret, pages) + used);
+  eb_lane_give(bridge, sealer->lane, writes_lane ? smaller(ops->batch, sealer->pages) : 0);
   return status;
 }
 

@@ -288,7 +288,7 @@ static void test_pages_in_parts_under_keys_in_turn(void) {
   for (size_t i = 0; i < subject_count; i++) {
     const subject *s = &subjects[i];
     static eb_gcm_key other;
-    uint8_t key[32];
+    uint8_t key[32], expected[4096], tag[16]; /* the other key's */
     batch *b = make_batch();
     lay_out(b, s, PAGES, 0, 0, 0);
     (void)snprintf(context, sizeof context, "%s-%zu in parts", eb_gcm_kernel_name(s->kernel), s->key_len * 8);
@@ -302,16 +302,13 @@ static void test_pages_in_parts_under_keys_in_turn(void) {
       size_t opened = 0;
       if (part % 2 == 1) { /* the same nonce under the other key just before */
         CHECK(eb_gcm_pages_seal(&other, &workspace, &mine, 1) == EB_GCM_OK);
-        openssl_seal(key, s->key_len, mine.nonce, 12, mine.aad, 48, mine.in, 4096, b->expected, b->expected + ROOM);
-        CHECK(memcmp(mine.out, b->expected, 4096) == 0 && memcmp(mine.tag, b->expected + ROOM, 16) == 0);
+        openssl_seal(key, s->key_len, mine.nonce, 12, mine.aad, 48, mine.in, 4096, expected, tag);
+        CHECK(memcmp(mine.out, expected, 4096) == 0 && memcmp(mine.tag, tag, 16) == 0);
       }
       CHECK(eb_gcm_pages_seal(s->ctx, &workspace, pages, part) == EB_GCM_OK);
-      for (size_t p = 0; p < part; p++) {
-        openssl_seal(s->key, s->key_len, pages[p].nonce, 12, pages[p].aad, 48, pages[p].in, 4096, b->expected,
-                     b->expected + ROOM);
-        CHECK(memcmp(pages[p].out, b->expected, 4096) == 0 && memcmp(pages[p].tag, b->expected + ROOM, 16) == 0);
-        pages[p].in = pages[p].out;
-      }
+      CHECK(memcmp(pages[0].out, b->expected + done * 4096, part * 4096) == 0);
+      CHECK(memcmp(pages[0].tag, b->expected + ROOM + done * 16, part * 16) == 0);
+      for (size_t p = 0; p < part; p++) pages[p].in = pages[p].out;
       CHECK(eb_gcm_pages_open(s->ctx, &workspace, pages, part, &opened) == EB_GCM_OK && opened == part);
       CHECK(memcmp(pages[0].out, b->plain + done * 4096, part * 4096) == 0);
     }

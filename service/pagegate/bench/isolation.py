@@ -11,7 +11,7 @@ is what a batch costs that finds it asleep.
 
 What is isolated goes from one core to another. `line_turn` is how long that takes for a line of memory, there and back: 100 ns
 where they share a cache, 500 ns and more where they do not, and a virtual machine's cores may move from one to the other
-within seconds. Calls that take three times as long in one run as in the next are explained by it.
+within seconds.
 """
 
 from __future__ import annotations
@@ -56,7 +56,10 @@ class Ends:
 
 
 def run(rounds: int, mebibytes: int, say: Say) -> Results:
-    """Streams of `mebibytes`, but 64 at most, four a round and operation. Raises BridgeStatusError where no isolated bridge starts."""
+    """Streams of `mebibytes`, but 64 at most, four a round and operation.
+
+    Raises BridgeStatusError where no isolated bridge starts.
+    """
     values: dict[str, list[float]] = {}
     turns: list[float] = []
     with ExitStack() as stack:
