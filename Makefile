@@ -1,5 +1,7 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
+# Containers often set it: each of some thousand programs that the tests start would compile what it imports, 1 s and more.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## Say what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12

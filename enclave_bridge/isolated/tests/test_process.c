@@ -101,7 +101,7 @@ static void test_calls_when_made_in_a_forked_child_fail(void) {
 int main(int argc, char **argv) {
   CHECK(argc == 2);
   isolated.program = argv[1];
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(EB_SANITIZE_ADDRESS) || defined(EB_SANITIZE_THREAD)
   printf("the sanitizers' runtime makes system calls that the filter forbids: nothing to test\n");
   return 0;
 #endif

@@ -144,7 +144,7 @@ static void test_process_when_begun_is_limited(void) {
   CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__) /* their runtime makes calls of its own */
+#if defined(EB_SANITIZE_THREAD) || defined(EB_SANITIZE_ADDRESS) /* their runtime makes calls of its own */
 enum { FILTERED = 0 };
 #else
 enum { FILTERED = 1 };

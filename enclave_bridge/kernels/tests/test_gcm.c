@@ -496,7 +496,7 @@ static void test_self_test_passes(void) {
   CHECK(eb_gcm_kernel_self_test(EB_GCM_KERNEL_NONE) == EB_GCM_ERR_KERNEL);
 }
 
-#if !defined(__SANITIZE_ADDRESS__) && !(defined(__has_feature) && defined(__clang__))
+#if !defined(EB_SANITIZE_ADDRESS)
 #define LOOK_AT_STACK 1
 #else
 #define LOOK_AT_STACK 0 /* ASan's frames are not where they seem */
