@@ -82,6 +82,24 @@ static uint8_t *filled(size_t len, unsigned seed) {
   return made;
 }
 
+static void test_bridge_when_asked_from_here_answers_from_there(void) {
+  enum { LEN = 3 * EB_PART_BYTES + 5 };
+  static uint8_t made[LEN], again[LEN], much[EB_MAX_MESSAGE_SIZE + 1];
+  loop both;
+  eb_bridge_info info;
+  loop_open(&both, 1);
+  loop_shake_hands(&both);
+  both.server.hardening = EB_HARDENED_SECCOMP;
+  CHECK_OK(eb_bridge_get_info(both.bridge, &info));
+  CHECK(info.sessions_live == 2 && info.hardening == EB_HARDENED_SECCOMP);
+  CHECK_OK(eb_random(both.bridge, made, LEN));
+  CHECK_OK(eb_random(both.bridge, again, LEN));
+  for (size_t at = 0; at + 16 <= LEN; at += 16) CHECK(memcmp(made + at, again + at, 16) != 0);
+  CHECK_OK(eb_random(both.bridge, NULL, 0));
+  CHECK_STATUS(EB_ERR_LENGTH, eb_random(both.bridge, much, sizeof much));
+  loop_close(&both);
+}
+
 static void test_pages_when_they_cross_both_ways_arrive(void) {
   loop both;
   uint8_t mac[EB_MAX_MAC_SIZE];
@@ -537,6 +555,7 @@ static void test_client_when_the_lanes_memory_is_not_what_was_agreed_refuses(voi
 }
 
 int main(void) {
+  RUN(test_bridge_when_asked_from_here_answers_from_there);
   RUN(test_pages_when_they_cross_both_ways_arrive);
   RUN(test_many_pages_when_refused_leave_nothing);
   RUN(test_source_when_sealed_from_is_what_arrives);
