@@ -12,7 +12,9 @@
 
 #define CANARY UINT64_C(0x656e636c61766532)
 #define BOTH_FULL_NS UINT64_C(50000) /* how long one direction is waited for before the other is looked at */
-#define SPIN_NS UINT64_C(100000)     /* a part of pages takes this long at most */
+/* As long as the records take at most that a lane holds: nothing comes back while they are opened, and to be woken
+ * afterwards takes as long as half of them. */
+#define SPIN_NS UINT64_C(500000)
 
 /* ---- life ---------------------------------------------------------------------------------- */
 
@@ -237,10 +239,11 @@ static eb_status take_reply(exchange *x, uint64_t deadline) {
   size_t len = 0;
   eb_status status = EB_OK;
   EB_TRY(eb_ring_peek(&x->lane->replies, deadline, &message, &len));
-  EB_ENSURE(len >= sizeof crossing->reply, EB_ERR_RING_CORRUPT);
-  memcpy(&crossing->reply, message, sizeof crossing->reply);
-  EB_ENSURE(crossing->reply.small_len <= sizeof crossing->reply.small, EB_ERR_RING_CORRUPT);
-  EB_TRY(take(crossing, message + sizeof crossing->reply, len - sizeof crossing->reply));
+  const size_t head = len < sizeof crossing->reply ? len : sizeof crossing->reply;
+  EB_ENSURE(head >= EB_REPLY_HEADER, EB_ERR_RING_CORRUPT);
+  memcpy(&crossing->reply, message, head);
+  EB_ENSURE(crossing->reply.small_len <= head - EB_REPLY_HEADER, EB_ERR_RING_CORRUPT);
+  EB_TRY(take(crossing, message + head, len - head));
   if (crossing->in_place && !crossing->reply.final) EB_TRY(take_place(x));
   eb_ring_consume(&x->lane->replies);
 done:

@@ -61,10 +61,11 @@ uint8_t *eb_job_room(eb_job *job, size_t len) {
 }
 
 void eb_job_send(eb_job *job, size_t len, bool final) {
+  const size_t head = len > 0 ? sizeof job->reply : EB_REPLY_HEADER + job->reply.small_len;
   if (job->broken) return;
   job->reply.final = final;
-  memcpy(job->room, &job->reply, sizeof job->reply);
-  job->broken = eb_ring_publish(&job->lane->replies, sizeof job->reply + len) != EB_OK;
+  memcpy(job->room, &job->reply, head);
+  job->broken = eb_ring_publish(&job->lane->replies, head + len) != EB_OK;
 }
 
 /* ---- one call --------------------------------------------------------------------------------- */

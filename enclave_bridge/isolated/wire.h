@@ -6,7 +6,8 @@
  *   caller -> bridge   eb_call, with the first part of the bulk data behind it or none yet, then the rest of the bulk
  *                      data as messages of their own, each of whole units: bytes or records. A page is a record whose
  *                      header and tag are not there yet
- *   bridge -> caller   eb_reply with bulk data behind it, as often as there is some; `final` marks the last. Where
+ *   bridge -> caller   eb_reply with bulk data behind it, as often as there is some; `final` marks the last. One without
+ *                      bulk data ends with its small data: each line of memory that crosses takes its time. Where
  *                      pages become records in their places there is a reply to each part, and the caller takes the
  *                      records from where it put the pages: the memory changes hands twice, not four times. `number` is
  *                      1, or 0 when nothing became of the part
@@ -23,9 +24,11 @@
 #ifndef EB_WIRE_H
 #define EB_WIRE_H
 
+#include <stddef.h>
+
 #include "enclave_bridge.h"
 
-#define EB_WIRE_VERSION 4u
+#define EB_WIRE_VERSION 5u
 #define EB_MAX_LANES 16u
 /* Of each of a lane's two rings: most of a batch, so that who copies it seldom waits. */
 #define EB_LANE_CAPACITY ((size_t)1 << 20)
@@ -130,6 +133,8 @@ typedef struct {
   uint32_t unused;
   uint8_t small[288]; /* a MAC, a key, an eb_result, an eb_bridge_info */
 } eb_reply;
+
+#define EB_REPLY_HEADER offsetof(eb_reply, small)
 
 _Static_assert(sizeof(eb_call) % 64 == 0 && sizeof(eb_reply) % 64 == 0, "records behind them stay aligned");
 _Static_assert(sizeof(eb_bridge_info) <= sizeof((eb_reply *)0)->small, "the info fits");

@@ -59,10 +59,11 @@ bool caller_reply(caller *from, eb_reply *reply, size_t *bulk_len) {
   const uint8_t *message = NULL;
   size_t len = 0;
   if (eb_ring_peek(&from->replies, 0, &message, &len) != EB_OK) return false;
-  CHECK(len >= sizeof *reply);
-  memcpy(reply, message, sizeof *reply);
-  CHECK(reply->small_len <= sizeof reply->small);
-  if (bulk_len != NULL) *bulk_len = len - sizeof *reply;
+  const size_t head = len < sizeof *reply ? len : sizeof *reply;
+  CHECK(head >= EB_REPLY_HEADER);
+  memcpy(reply, message, head);
+  CHECK(reply->small_len <= head - EB_REPLY_HEADER);
+  if (bulk_len != NULL) *bulk_len = len - head;
   eb_ring_consume(&from->replies);
   return true;
 }
