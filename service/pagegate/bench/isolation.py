@@ -3,11 +3,19 @@
 Each figure is the time of one whole call from Python by the page, the median of a stream's: batches of one page, 64 and
 256. `open` puts a batch's records into a region (what a server does on TransferPages), `seal_from` seals a region's pages
 (GetRegion), `seal` seals the caller's memory (a client that isolates its bridge). Batches come as those of a stream do, one
-after the other, 64 MiB of them whatever their size: the host of a virtual machine takes some milliseconds until it has found
-a place for the second core, which slept meanwhile. The two backends take turns stream by stream, and every core is the
-caller's in turn: a virtual machine's cores are not equally fast, and the isolated bridge is on another one than its caller.
-A bridge's process sleeps after 50 us without a call, so each stream begins with a call that is not counted; `after_pause`
-is what a batch costs that finds it asleep.
+after the other, 64 MiB of them, or 2048.
+
+Two cores are not equally fast where a virtual machine's host shares them with others, nor is one as fast while the second is
+awake as while it sleeps. So the same core does the cryptography in all three ways that are compared, every core in turn, and
+a second one is awake meanwhile:
+
+  isolated           the bridge's process has the core, its caller the other one
+  in_process         caller and bridge have the core, and the other is kept awake, as by another thread of a busy service
+  in_process_alone   the same while the other core sleeps: what one core can do that has the machine to itself
+
+Streams of the three follow each other, in another order each time; the first milliseconds are not counted, in which the host
+finds a place for a core that slept. A target is judged by the ratio of neighbouring streams, `isolated` by `in_process`.
+`after_pause` is what a batch costs that finds the bridge's process asleep, which it is after 50 us without a call.
 
 What is isolated goes from one core to another. `line_turn` is how long that takes for a line of memory, there and back: 100 ns
 where they share a cache, 500 ns and more where they do not, and a virtual machine's cores may move from one to the other
@@ -24,6 +32,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import enclave_bridge as eb
 from pagegate.bench import program
@@ -34,10 +43,10 @@ BATCHES = (1, 64, 256)
 OPERATIONS = ("open", "seal_from", "seal")
 _LIMIT = 1.1
 _REGION = 1
-_STREAMS, _STREAM_PAGES = 4, 16384
+_STREAMS, _STREAM_PAGES, _STREAM_CALLS = 4, 16384, 2048
+_SETTLE_S = 0.01
 _PAUSES = 16
 _PAUSE_S = 0.002
-_BACKENDS: Mapping[str, type[eb.Bridge]] = {"in_process": eb.Bridge, "isolated": eb.IsolatedBridge}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,29 +65,92 @@ class Ends:
 
 
 def run(rounds: int, mebibytes: int, say: Say) -> Results:
-    """Streams of `mebibytes`, but 64 at most, four a round and operation.
+    """Streams of `mebibytes`, but 64 at most, four of each kind a round.
 
-    Raises BridgeStatusError where no isolated bridge starts.
+    Raises BridgeStatusError where no isolated bridge starts, PagegateError BENCH_PROGRAM.
     """
     values: dict[str, list[float]] = {}
     turns: list[float] = []
     with ExitStack() as stack:
-        ends = {name: Ends.meet(backend) for name, backend in _BACKENDS.items()}
-        about = describe_machine(ends["isolated"].bridge.info)
+        here, there = Ends.meet(eb.Bridge), Ends.meet(eb.IsolatedBridge)
+        cores = _Cores(there.bridge.info.process, stack.enter_context(program.Awake()))
+        stack.callback(cores.give_back)
+        about = describe_machine(there.bridge.info)
         for pages in BATCHES:
             say(f"{rounds} interleaved rounds of batches of {pages} pages")
-            sides = [_Side(name, end, stack.enter_context(_operations(end, pages))) for name, end in ends.items()]
-            count = min(_STREAM_PAGES, mebibytes << 8) // pages
-            for _ in range(rounds):
-                for operation in OPERATIONS:
-                    _round(values, sides, operation, pages, count)
-                _round(values, sides, "open", pages, 1, after_pause=True)
-                if (turn := _line_turn()) is not None:
-                    turns.append(turn)
+            with _operations(here, pages) as own, _operations(there, pages) as others:
+                ways = [
+                    _Way("in_process", here, own, cores.of_a_busy_service),
+                    _Way("in_process_alone", here, own, cores.alone),
+                    _Way("isolated", there, others, cores.apart),
+                ]
+                count = min(min(_STREAM_PAGES, mebibytes << 8) // pages, _STREAM_CALLS)
+                for _ in range(rounds):
+                    for operation in OPERATIONS:
+                        for number in range(_STREAMS):
+                            cores.choose(number, _STREAMS)
+                            for way in ways[number % len(ways) :] + ways[: number % len(ways)]:
+                                seconds = way.stream(operation, count)
+                                _note(values, f"{operation}_{pages}_{way.name}", seconds, pages)
+                    for number in range(_PAUSES):
+                        cores.choose(number, _PAUSES)
+                        for way in ways[1:]:
+                            _note(values, f"open_{pages}_after_pause_{way.name}", way.after_pause(), pages)
+                    if (turn := cores.line_turn()) is not None:
+                        turns.append(turn)
     series = {name: Series("us/page", some) for name, some in values.items()}
     if turns:
         series["line_turn"] = Series("ns", turns)
     return Results(about, series, _targets(series), simulated=False)
+
+
+def _note(values: dict[str, list[float]], name: str, seconds: float, pages: int) -> None:
+    values.setdefault(name, []).append(seconds / pages * 1e6)
+
+
+class _Cores:
+    """Those that this thread may use: one that does the cryptography, and another one."""
+
+    def __init__(self, bridge: int | None, awake: program.Awake) -> None:
+        self._bridge, self._awake = bridge, awake
+        self._all = sorted(os.sched_getaffinity(0))
+        self._worker = self._other = self._all[0]
+
+    def choose(self, number: int, of: int) -> None:
+        """Every core does the cryptography in turn, each as often."""
+        index = number * len(self._all) // of
+        self._worker, self._other = self._all[index], self._all[(index + 1) % len(self._all)]
+
+    def of_a_busy_service(self) -> None:
+        """This thread does the cryptography, and the other core is awake."""
+        self.alone()
+        if self._other != self._worker:
+            self._awake.on(self._other)
+
+    def alone(self) -> None:
+        """This thread does the cryptography, and the other core sleeps."""
+        self._awake.sleep()
+        os.sched_setaffinity(0, {self._worker})
+
+    def apart(self) -> None:
+        """The bridge's process does the cryptography, and this thread has the other core."""
+        self._awake.sleep()
+        for thread in Path(f"/proc/{self._bridge}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), {self._worker})
+        os.sched_setaffinity(0, {self._other})
+
+    def line_turn(self) -> float | None:
+        """`line_turn`; None where there is one core."""
+        self.give_back()
+        if len(self._all) == 1:
+            return None
+        found = program.measure("pagegate-bench-line", str(self._all[0]), str(self._all[-1]))
+        return float(found["turn_ns"]["median"])
+
+    def give_back(self) -> None:
+        """This thread may use all of them again."""
+        self._awake.sleep()
+        os.sched_setaffinity(0, self._all)
 
 
 Operation = Callable[[int], list[Callable[[], object]]]
@@ -86,64 +158,38 @@ Operation = Callable[[int], list[Callable[[], object]]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Side:
-    backend: str
+class _Way:
+    """Where the bridge is, and what the cores do."""
+
+    name: str
     ends: Ends
     operations: Mapping[str, Operation]
+    take_cores: Callable[[], None]
 
-    def stream(self, operation: str, count: int, *, after_pause: bool) -> float:
-        """Seconds that one of so many calls takes, the median, by a bridge that is awake, or sleeps."""
+    def stream(self, operation: str, count: int) -> float:
+        """Seconds that one of so many calls takes, the median."""
+        self.take_cores()
         calls = self.operations[operation](count)
-        if after_pause:
-            time.sleep(_PAUSE_S)
-        else:
-            self.ends.session.stats()
-        times = [time.perf_counter()]
-        for call in calls:
-            call()
-            times.append(time.perf_counter())
-        return statistics.median(end - start for start, end in pairwise(times))
+        (seal,) = self.operations["seal"](1)
+        settled = time.perf_counter() + _SETTLE_S
+        while time.perf_counter() < settled:
+            seal()
+        return _median_of(calls)
+
+    def after_pause(self) -> float:
+        """Seconds that `open` takes when nothing was done for a while."""
+        self.take_cores()
+        calls = self.operations["open"](1)
+        time.sleep(_PAUSE_S)
+        return _median_of(calls)
 
 
-@contextmanager
-def _cores() -> Iterator[list[int]]:
-    """Those that this thread may use, for it to choose one; all of them again afterwards."""
-    cores = os.sched_getaffinity(0)
-    try:
-        yield sorted(cores)
-    finally:
-        os.sched_setaffinity(0, cores)
-
-
-def _round(
-    values: dict[str, list[float]],
-    sides: Sequence[_Side],
-    operation: str,
-    pages: int,
-    count: int,
-    *,
-    after_pause: bool = False,
-) -> None:
-    """Turn and turn about, so that whatever else runs on the machine hits both alike: also one core more than another."""
-    streams = _PAUSES if after_pause else _STREAMS
-    spent = {side.backend: 0.0 for side in sides}
-    with _cores() as cores:
-        for number in range(streams):
-            os.sched_setaffinity(0, {cores[number * len(cores) // streams]})
-            for side in sides:
-                spent[side.backend] += side.stream(operation, count, after_pause=after_pause)
-    name = f"{operation}_{pages}_after_pause" if after_pause else f"{operation}_{pages}"
-    for backend, seconds in spent.items():
-        values.setdefault(f"{name}_{backend}", []).append(seconds / streams / pages * 1e6)
-
-
-def _line_turn() -> float | None:
-    """`line_turn`; None where there is one core."""
-    with _cores() as cores:
-        if len(cores) == 1:
-            return None
-        found = program.measure("pagegate-bench-line", str(cores[0]), str(cores[-1]))
-    return float(found["turn_ns"]["median"])
+def _median_of(calls: Sequence[Callable[[], object]]) -> float:
+    times = [time.perf_counter()]
+    for call in calls:
+        call()
+        times.append(time.perf_counter())
+    return statistics.median(end - start for start, end in pairwise(times))
 
 
 @contextmanager
@@ -179,7 +225,7 @@ def _targets(series: Mapping[str, Series]) -> list[Target]:
     found = []
     for pages in (n for n in BATCHES if n >= 64):
         for operation in OPERATIONS:
-            here, there = (series[f"{operation}_{pages}_{name}"].values for name in _BACKENDS)
+            here, there = (series[f"{operation}_{pages}_{name}"].values for name in ("in_process", "isolated"))
             ratios = Series("", [b / a for a, b in zip(here, there, strict=True)])
             found.append(
                 Target(f"{operation} of {pages} pages, isolated against in-process, times", ratios.median, _LIMIT, True)

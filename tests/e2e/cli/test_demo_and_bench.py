@@ -75,16 +75,16 @@ def test_bench_when_quick_reports_every_series_and_target(pagegate: Run, tmp_pat
     assert all(series["median"] > 0 for series in result["series"].values())
 
 
-def test_bench_of_isolation_when_quick_reports_both_backends(pagegate: Run):
+def test_bench_of_isolation_when_quick_reports_every_way(pagegate: Run):
     done = pagegate("bench", "--quick", "--json", "--isolation")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert set(result["series"]) - {"line_turn"} == {
-        f"{operation}_{backend}"
+        f"{operation}_{pages}_{way}"
         for pages in (1, 64, 256)
-        for operation in (f"open_{pages}", f"seal_from_{pages}", f"seal_{pages}", f"open_{pages}_after_pause")
-        for backend in ("in_process", "isolated")
-    }
+        for way in ("in_process", "in_process_alone", "isolated")
+        for operation in ("open", "seal_from", "seal")
+    } | {f"open_{pages}_after_pause_{way}" for pages in (1, 64, 256) for way in ("in_process_alone", "isolated")}
     assert ("line_turn" in result["series"]) == (len(os.sched_getaffinity(0)) > 1)
     assert len(result["targets"]) == 6
     assert all(series["median"] > 0 for series in result["series"].values())
