@@ -78,30 +78,39 @@ def run(rounds: int, mebibytes: int, say: Say) -> Results:
         about = describe_machine(there.bridge.info)
         for pages in BATCHES:
             say(f"{rounds} interleaved rounds of batches of {pages} pages")
+            count = min(min(_STREAM_PAGES, mebibytes << 8) // pages, _STREAM_CALLS)
             with _operations(here, pages) as own, _operations(there, pages) as others:
-                ways = [
-                    _Way("in_process", here, own, cores.of_a_busy_service),
-                    _Way("in_process_alone", here, own, cores.alone),
-                    _Way("isolated", there, others, cores.apart),
-                ]
-                count = min(min(_STREAM_PAGES, mebibytes << 8) // pages, _STREAM_CALLS)
+                shared = _Way("in_process", here, own, cores.of_a_busy_service)
+                alone = _Way("in_process_alone", here, own, cores.alone)
+                isolated = _Way("isolated", there, others, cores.apart)
                 for _ in range(rounds):
                     for operation in OPERATIONS:
-                        for number in range(_STREAMS):
-                            cores.choose(number, _STREAMS)
-                            for way in ways[number % len(ways) :] + ways[: number % len(ways)]:
-                                seconds = way.stream(operation, count)
-                                _note(values, f"{operation}_{pages}_{way.name}", seconds, pages)
-                    for number in range(_PAUSES):
-                        cores.choose(number, _PAUSES)
-                        for way in ways[1:]:
-                            _note(values, f"open_{pages}_after_pause_{way.name}", way.after_pause(), pages)
+                        _streams(values, cores, [shared, alone, isolated], operation, pages, count)
+                    _pauses(values, cores, [alone, isolated], pages)
                     if (turn := cores.line_turn()) is not None:
                         turns.append(turn)
     series = {name: Series("us/page", some) for name, some in values.items()}
     if turns:
         series["line_turn"] = Series("ns", turns)
     return Results(about, series, _targets(series), simulated=False)
+
+
+def _streams(
+    values: dict[str, list[float]], cores: _Cores, ways: Sequence[_Way], operation: str, pages: int, count: int
+) -> None:
+    """Turn and turn about, each way first in turn."""
+    for number in range(_STREAMS):
+        cores.choose(number, _STREAMS)
+        first = number % len(ways)
+        for way in (*ways[first:], *ways[:first]):
+            _note(values, f"{operation}_{pages}_{way.name}", way.stream(operation, count), pages)
+
+
+def _pauses(values: dict[str, list[float]], cores: _Cores, ways: Sequence[_Way], pages: int) -> None:
+    for number in range(_PAUSES):
+        cores.choose(number, _PAUSES)
+        for way in ways:
+            _note(values, f"open_{pages}_after_pause_{way.name}", way.after_pause(), pages)
 
 
 def _note(values: dict[str, list[float]], name: str, seconds: float, pages: int) -> None:
