@@ -13,6 +13,7 @@
 #define APART 128 /* two cache lines: the prefetcher fetches them in pairs */
 #define SECOND UINT64_C(1000000000)
 #define SPIN_LIMIT_NS UINT64_C(50000) /* about what a wake-up takes in a virtual machine */
+#define OFFER_NS UINT64_C(2000) /* how often one that spins lets another thread have the core */
 #define TRY_AGAIN 8u
 #define NAP_NS UINT64_C(100000000)
 #define LOOKS_PER_CLOCK 16
@@ -190,10 +191,18 @@ static uint64_t worth_waking(const eb_ring *ring, uint64_t need) {
   return ring->end == EB_RING_PRODUCER && need < ring->capacity / 2 ? ring->capacity / 2 : need;
 }
 
-static eb_status spin(eb_ring *ring, uint64_t need, uint64_t until_ns) {
+static eb_status spin(eb_ring *ring, uint64_t need, uint64_t started_ns, uint64_t until_ns) {
   eb_status status = EB_ERR_RING_TIMEOUT;
+  uint64_t offer = started_ns + OFFER_NS;
   for (unsigned looks = 1; status == EB_ERR_RING_TIMEOUT; looks++) {
-    if (looks % LOOKS_PER_CLOCK == 0 && eb_ring_now() >= until_ns) break;
+    if (looks % LOOKS_PER_CLOCK == 0) {
+      const uint64_t now = eb_ring_now();
+      if (now >= until_ns) break;
+      if (now >= offer) {
+        sched_yield();
+        offer = now + OFFER_NS;
+      }
+    }
     pause_cpu();
     status = ready(ring, need);
   }
@@ -231,7 +240,7 @@ static eb_status wait_until_ready(eb_ring *ring, uint64_t need, uint64_t deadlin
   const uint64_t started = eb_ring_now();
   if (started >= deadline_ns) return status;
   const uint64_t rest = deadline_ns - started, budget = spin_budget(ring);
-  if (budget > 0) status = spin(ring, need, started + (rest < budget ? rest : budget));
+  if (budget > 0) status = spin(ring, need, started, started + (rest < budget ? rest : budget));
   if (status != EB_ERR_RING_TIMEOUT) {
     ring->spin_ns = ring->spin_limit_ns;
     return status;

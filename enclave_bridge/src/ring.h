@@ -8,8 +8,9 @@
  * itself stays hostile memory: the consumer must read it once, and the producer never reads it.
  *
  * Nothing here makes a system call while the peer keeps up. An end that has to wait spins for as long
- * as waits have lately been worth it, then sleeps on a futex; the other end wakes it only if it says
- * that it sleeps. A peer that lies about that can at worst make an end sleep until nap_ns is over.
+ * as waits have lately been worth it, offering its core to other threads every 2 us, then sleeps on
+ * a futex; the other end wakes it only if it says that it sleeps. A peer that lies about that can at
+ * worst make an end sleep until nap_ns is over.
  *
  * An end belongs to one thread at a time; only eb_ring_close may be called from another.
  * model/ring.pml checks wrapping and sleeping, fuzz/fuzz_ring.c plays the peer that writes what it likes.
