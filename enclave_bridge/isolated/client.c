@@ -142,13 +142,14 @@ _Static_assert((EB_PARTS_KEPT + 1) * (EB_PART_PAGES * EB_RECORD_SIZE + EB_RING_H
 
 static bool may_send(const exchange *x) { return x->sent < x->crossing->in_len && x->kept < EB_PARTS_KEPT; }
 
-/* The last parts of pages get smaller again, since nothing is done meanwhile while the bridge works on the last one. */
+/* The last parts of pages that come back get smaller again, since nothing is done meanwhile while the bridge works on
+ * the last one. */
 static size_t next_part(const exchange *x) {
   const size_t left = x->crossing->in_len - x->sent, unit = x->crossing->in_unit;
   if (unit == 1) return left < EB_PART_BYTES ? left : EB_PART_BYTES;
   const size_t units = left / unit;
-  const size_t some = units > EB_LAST_PART && units < 2 * x->part ? (units + 1) / 2 : x->part;
-  return (units < some ? units : some) * unit;
+  const size_t some = x->crossing->in_place && units > EB_LAST_PART ? (2 * units + 1) / 3 : units;
+  return (some < x->part ? some : x->part) * unit;
 }
 
 /* The address in a record's header: what the bridge was shown, whatever becomes of the caller's memory. */

@@ -34,7 +34,7 @@
 #define EB_LANE_CAPACITY ((size_t)1 << 20)
 #define EB_PART_PAGES 16u                  /* most pages or records in one part */
 #define EB_FIRST_PART 2u                   /* pages: the other side begins as soon as there is something */
-#define EB_LAST_PART 3u                    /* pages: no smaller one is made of what is left */
+#define EB_LAST_PART 4u                    /* pages: so few that are left are one part */
 #define EB_PARTS_KEPT 14u                  /* most parts whose records are yet to be taken from their places */
 #define EB_PART_BYTES ((size_t)64 << 10)   /* most bytes in one part of anything else */
 #define EB_MAX_OTHERS 4096u                /* handles beside sessions and handshakes */
