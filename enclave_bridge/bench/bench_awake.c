@@ -9,18 +9,12 @@
 #include <stdio.h>
 #include <sys/prctl.h>
 
+#include "pause.h"
+
 int main(void) {
   if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) {
     perror("pagegate-bench-awake");
     return 1;
   }
-  for (;;) {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#else
-    __asm__ volatile("");
-#endif
-  }
+  for (;;) eb_pause_cpu();
 }

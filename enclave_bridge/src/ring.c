@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "guard.h"
+#include "pause.h"
 
 #define MAGIC UINT64_C(0x31676e6972626570) /* "pebring1" */
 #define APART 128 /* two cache lines: the prefetcher fetches them in pairs */
@@ -157,14 +158,6 @@ uint64_t eb_ring_now(void) {
   return (uint64_t)t.tv_sec * SECOND + (uint64_t)t.tv_nsec;
 }
 
-static void pause_cpu(void) {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  __asm__ volatile("yield");
-#endif
-}
-
 /* Not FUTEX_PRIVATE: the other end is in another process. */
 static void nap(_Atomic uint32_t *word, uint64_t until_ns) {
   const struct timespec until = {.tv_sec = (time_t)(until_ns / SECOND), .tv_nsec = (long)(until_ns % SECOND)};
@@ -203,7 +196,7 @@ static eb_status spin(eb_ring *ring, uint64_t need, uint64_t started_ns, uint64_
         offer = now + OFFER_NS;
       }
     }
-    pause_cpu();
+    eb_pause_cpu();
     status = ready(ring, need);
   }
   return status;
