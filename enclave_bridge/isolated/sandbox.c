@@ -130,6 +130,7 @@ uint32_t eb_sandbox_seal(void) {
       ALLOW(SYS_gettid),
       ALLOW(SYS_clock_gettime), /* where the vDSO has no clock */
       ALLOW(SYS_sched_yield),
+      ALLOW(SYS_getrusage), /* has another thread had the core? */
       ALLOW(SYS_ppoll),
 #ifdef SYS_poll
       ALLOW(SYS_poll),

@@ -3,6 +3,7 @@
 #include <linux/futex.h>
 #include <sched.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -15,6 +16,8 @@
 #define SECOND UINT64_C(1000000000)
 #define SPIN_LIMIT_NS UINT64_C(50000) /* about what a wake-up takes in a virtual machine */
 #define OFFER_NS UINT64_C(2000) /* how often one that spins lets another thread have the core */
+#define TAKEN_NS UINT64_C(1000000) /* a thread that keeps an offered core for so long has no end of work */
+#define CROWDED_NS UINT64_C(100000000) /* how long nothing is offered then */
 #define TRY_AGAIN 8u
 #define NAP_NS UINT64_C(100000000)
 #define LOOKS_PER_CLOCK 16
@@ -184,15 +187,31 @@ static uint64_t worth_waking(const eb_ring *ring, uint64_t need) {
   return ring->end == EB_RING_PRODUCER && need < ring->capacity / 2 ? ring->capacity / 2 : need;
 }
 
+/* How often another thread was given the core of this one. */
+static long switches(void) {
+  struct rusage used;
+  return getrusage(RUSAGE_THREAD, &used) == 0 ? used.ru_nivcsw : 0;
+}
+
+/* One that has work without end keeps an offered core for a time slice, milliseconds. Who sleeps is put before it as soon
+ * as it is woken, so offers are no good for a while. A host that takes the core for as long is none of our threads. */
+static void offer_core(eb_ring *ring, uint64_t now, long switches_before) {
+  sched_yield();
+  const uint64_t back = eb_ring_now();
+  if (back - now >= TAKEN_NS && switches() != switches_before) ring->crowded_until = back + CROWDED_NS;
+}
+
 static eb_status spin(eb_ring *ring, uint64_t need, uint64_t started_ns, uint64_t until_ns) {
   eb_status status = EB_ERR_RING_TIMEOUT;
   uint64_t offer = started_ns + OFFER_NS;
+  long before = -1; /* not known: a short spin makes no system call */
   for (unsigned looks = 1; status == EB_ERR_RING_TIMEOUT; looks++) {
     if (looks % LOOKS_PER_CLOCK == 0) {
       const uint64_t now = eb_ring_now();
-      if (now >= until_ns) break;
+      if (now >= until_ns || now < ring->crowded_until) break;
       if (now >= offer) {
-        sched_yield();
+        if (before < 0) before = switches();
+        offer_core(ring, now, before);
         offer = now + OFFER_NS;
       }
     }
@@ -221,8 +240,10 @@ static eb_status sleep_on(eb_ring *ring, uint64_t need, uint64_t deadline_ns) {
 }
 
 /* A wait that a whole spin would have ended, or nearly, makes the next spin whole; a longer one halves it. Every so many
- * waits it is whole anyway: two ends that both sleep would else wait for each other's waking up for ever. */
-static uint64_t spin_budget(eb_ring *ring) {
+ * waits it is whole anyway: two ends that both sleep would else wait for each other's waking up for ever. Where offers
+ * are no good it ends before the first one. */
+static uint64_t spin_budget(eb_ring *ring, uint64_t now) {
+  if (now < ring->crowded_until) return ring->spin_limit_ns < OFFER_NS ? ring->spin_limit_ns : OFFER_NS;
   const bool whole = ring->waits++ % TRY_AGAIN == 0 || ring->spin_ns > ring->spin_limit_ns;
   return whole ? ring->spin_limit_ns : ring->spin_ns;
 }
@@ -232,7 +253,7 @@ static eb_status wait_until_ready(eb_ring *ring, uint64_t need, uint64_t deadlin
   if (status != EB_ERR_RING_TIMEOUT || deadline_ns == 0) return status;
   const uint64_t started = eb_ring_now();
   if (started >= deadline_ns) return status;
-  const uint64_t rest = deadline_ns - started, budget = spin_budget(ring);
+  const uint64_t rest = deadline_ns - started, budget = spin_budget(ring, started);
   if (budget > 0) status = spin(ring, need, started, started + (rest < budget ? rest : budget));
   if (status != EB_ERR_RING_TIMEOUT) {
     ring->spin_ns = ring->spin_limit_ns;

@@ -9,8 +9,9 @@
  *
  * Nothing here makes a system call while the peer keeps up. An end that has to wait spins for as long
  * as waits have lately been worth it, offering its core to other threads every 2 us, then sleeps on
- * a futex; the other end wakes it only if it says that it sleeps. A peer that lies about that can at
- * worst make an end sleep until nap_ns is over.
+ * a futex; the other end wakes it only if it says that it sleeps. Where a thread that was offered the
+ * core kept it, it sleeps at once for a while: the scheduler puts a sleeper first that is woken. A peer
+ * that lies about sleeping can at worst make an end sleep until nap_ns is over.
  *
  * An end belongs to one thread at a time; only eb_ring_close may be called from another.
  * model/ring.pml checks wrapping and sleeping, fuzz/fuzz_ring.c plays the peer that writes what it likes.
@@ -51,6 +52,7 @@ typedef struct {
   atomic_bool closed; /* by eb_ring_close of this end */
   uint64_t spin_ns;  /* how long the next wait spins before it sleeps */
   uint64_t waits;
+  uint64_t crowded_until; /* others have work for this core without end; 0, or the time from which to try again */
   /* May be changed after eb_ring_attach. */
   uint64_t spin_limit_ns; /* 0: never spin (the default where there is one CPU) */
   uint64_t nap_ns;        /* longest sleep between two looks; short where a futex does not reach the peer */

@@ -631,6 +631,48 @@ static void test_spin_when_a_sleep_was_short_is_whole_the_next_time(void) {
   close_rings(&open);
 }
 
+typedef struct {
+  rings *open;
+  cpu_set_t cpu;
+  atomic_bool over;
+} crowd;
+
+static void *compute(void *argument) {
+  crowd *some = argument;
+  CHECK(sched_setaffinity(0, sizeof some->cpu, &some->cpu) == 0);
+  while (!atomic_load(&some->over)) continue;
+  return NULL;
+}
+
+static void *wait_among_others(void *argument) {
+  crowd *some = argument;
+  CHECK(sched_setaffinity(0, sizeof some->cpu, &some->cpu) == 0);
+  return spin_on_empty(&some->open->consumer);
+}
+
+static void test_spin_when_another_thread_keeps_the_core_turns_into_sleep(void) {
+  rings open = open_rings(CAPACITY);
+  crowd some = {.open = &open};
+  cpu_set_t all;
+  pthread_t other, waiting;
+  int first = 0;
+  CHECK(sched_getaffinity(0, sizeof all, &all) == 0);
+  while (!CPU_ISSET(first, &all)) first++;
+  CPU_ZERO(&some.cpu);
+  CPU_SET(first, &some.cpu);
+  atomic_init(&some.over, false);
+  open.consumer.spin_limit_ns = open.consumer.nap_ns = UINT64_C(3600) * 1000000000;
+  CHECK(pthread_create(&other, NULL, compute, &some) == 0);
+  CHECK(pthread_create(&waiting, NULL, wait_among_others, &some) == 0);
+  while (!asleep(&open, CONSUMER_SLEEPING)) usleep(1000);
+  put(&open, "wake", 4);
+  CHECK(pthread_join(waiting, NULL) == 0);
+  CHECK(open.consumer.crowded_until != 0);
+  atomic_store(&some.over, true);
+  CHECK(pthread_join(other, NULL) == 0);
+  close_rings(&open);
+}
+
 int main(void) {
   RUN(test_capacity_when_not_a_power_of_two_in_range_is_refused);
   RUN(test_attach_when_memory_is_not_a_ring_of_that_size_is_refused);
@@ -664,5 +706,6 @@ int main(void) {
   RUN(test_producer_when_its_time_is_up_takes_what_room_there_is);
   RUN(test_spin_when_waits_are_long_gets_shorter_and_recovers);
   RUN(test_spin_when_a_sleep_was_short_is_whole_the_next_time);
+  RUN(test_spin_when_another_thread_keeps_the_core_turns_into_sleep);
   return 0;
 }
