@@ -61,21 +61,21 @@ def site(tmp_path: Path, simulated_root: SimulatedRoot) -> Site:
 
 
 def run(
-    *arguments: str, stdin: bytes = b"", before: Sequence[str] = (), **environment: str
+    *arguments: str, stdin: bytes = b"", before: Sequence[str] = (), patience: float = 60, **environment: str
 ) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         [*before, *PAGEGATE, *arguments],
         input=stdin,
         capture_output=True,
         env={**os.environ, **environment},
-        timeout=60,
+        timeout=patience,
         check=False,
     )
 
 
 @pytest.fixture
 def pagegate() -> Callable[..., subprocess.CompletedProcess[bytes]]:
-    """pagegate(*arguments, stdin=..., before=[command that runs it], NAME=...): runs the command."""
+    """pagegate(*arguments, stdin=..., before=[command that runs it], patience=seconds, NAME=...): runs the command."""
     return run
 
 

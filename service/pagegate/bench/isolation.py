@@ -43,9 +43,10 @@ BATCHES = (1, 64, 256)
 OPERATIONS = ("open", "seal_from", "seal")
 _LIMIT = 1.1
 _REGION = 1
-_STREAMS, _STREAM_PAGES, _STREAM_CALLS = 4, 16384, 2048
+_STREAM_PAGES, _STREAM_CALLS = 16384, 2048
 _SETTLE_S = 0.01
-_PAUSES = 16
+_STREAMS, _PAUSES = 4, 16
+_FEW_STREAMS, _FEW_PAUSES = 2, 4
 _PAUSE_S = 0.002
 
 
@@ -65,12 +66,14 @@ class Ends:
 
 
 def run(rounds: int, mebibytes: int, say: Say) -> Results:
-    """Streams of `mebibytes`, but 64 at most, four of each kind a round.
+    """Streams of `mebibytes`, but 64 at most, four of each kind a round; two where they are shorter.
 
     Raises BridgeStatusError where no isolated bridge starts, PagegateError BENCH_PROGRAM.
     """
     values: dict[str, list[float]] = {}
     turns: list[float] = []
+    whole = mebibytes << 8 >= _STREAM_PAGES
+    streams, pauses = (_STREAMS, _PAUSES) if whole else (_FEW_STREAMS, _FEW_PAUSES)
     with ExitStack() as stack:
         here, there = Ends.meet(eb.Bridge), Ends.meet(eb.IsolatedBridge)
         cores = _Cores(there.bridge.info.process, stack.enter_context(program.Awake()))
@@ -85,8 +88,10 @@ def run(rounds: int, mebibytes: int, say: Say) -> Results:
                 isolated = _Way("isolated", there, others, cores.apart)
                 for _ in range(rounds):
                     for operation in OPERATIONS:
-                        _streams(values, cores, [shared, alone, isolated], operation, pages, count)
-                    _pauses(values, cores, [alone, isolated], pages)
+                        for number in cores.in_turn(streams):
+                            _stream_each(values, [shared, alone, isolated], number, operation, pages, count)
+                    for _ in cores.in_turn(pauses):
+                        _pause_each(values, [alone, isolated], pages)
                     if (turn := cores.line_turn()) is not None:
                         turns.append(turn)
     series = {name: Series("us/page", some) for name, some in values.items()}
@@ -95,22 +100,18 @@ def run(rounds: int, mebibytes: int, say: Say) -> Results:
     return Results(about, series, _targets(series), simulated=False)
 
 
-def _streams(
-    values: dict[str, list[float]], cores: _Cores, ways: Sequence[_Way], operation: str, pages: int, count: int
+def _stream_each(
+    values: dict[str, list[float]], ways: Sequence[_Way], number: int, operation: str, pages: int, count: int
 ) -> None:
-    """Turn and turn about, each way first in turn."""
-    for number in range(_STREAMS):
-        cores.choose(number, _STREAMS)
-        first = number % len(ways)
-        for way in (*ways[first:], *ways[:first]):
-            _note(values, f"{operation}_{pages}_{way.name}", way.stream(operation, count), pages)
+    """A stream of each way, each of them first in turn."""
+    first = number % len(ways)
+    for way in (*ways[first:], *ways[:first]):
+        _note(values, f"{operation}_{pages}_{way.name}", way.stream(operation, count), pages)
 
 
-def _pauses(values: dict[str, list[float]], cores: _Cores, ways: Sequence[_Way], pages: int) -> None:
-    for number in range(_PAUSES):
-        cores.choose(number, _PAUSES)
-        for way in ways:
-            _note(values, f"open_{pages}_after_pause_{way.name}", way.after_pause(), pages)
+def _pause_each(values: dict[str, list[float]], ways: Sequence[_Way], pages: int) -> None:
+    for way in ways:
+        _note(values, f"open_{pages}_after_pause_{way.name}", way.after_pause(), pages)
 
 
 def _note(values: dict[str, list[float]], name: str, seconds: float, pages: int) -> None:
@@ -125,10 +126,12 @@ class _Cores:
         self._all = sorted(os.sched_getaffinity(0))
         self._worker = self._other = self._all[0]
 
-    def choose(self, number: int, of: int) -> None:
-        """Every core does the cryptography in turn, each as often."""
-        index = number * len(self._all) // of
-        self._worker, self._other = self._all[index], self._all[(index + 1) % len(self._all)]
+    def in_turn(self, count: int) -> Iterator[int]:
+        """Counts, while every core in turn is the one that does the cryptography, each as often."""
+        for number in range(count):
+            index = number * len(self._all) // count
+            self._worker, self._other = self._all[index], self._all[(index + 1) % len(self._all)]
+            yield number
 
     def of_a_busy_service(self) -> None:
         """This thread does the cryptography, and the other core is awake."""
