@@ -217,7 +217,7 @@ static eb_status send_part(exchange *x, size_t head, uint64_t deadline) {
   note_gpas(x, room + head, len);
   EB_TRY(eb_ring_publish(&x->lane->calls, all));
   x->sent += len;
-  if (len > 0 && x->part < EB_PART_PAGES) x->part *= 2;
+  if (len > 0) x->part = 4 * x->part < EB_PART_PAGES ? 4 * x->part : EB_PART_PAGES;
 done:
   return status;
 }

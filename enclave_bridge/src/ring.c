@@ -15,12 +15,16 @@
 #define APART 128 /* two cache lines: the prefetcher fetches them in pairs */
 #define SECOND UINT64_C(1000000000)
 #define SPIN_LIMIT_NS UINT64_C(50000) /* about what a wake-up takes in a virtual machine */
-#define OFFER_NS UINT64_C(2000) /* how often one that spins lets another thread have the core */
+#define FIRST_OFFER_NS UINT64_C(10000) /* when one that spins lets another thread have the core: a wait for a page is over */
+#define OFFER_NS UINT64_C(2000)         /* how often afterwards */
 #define TAKEN_NS UINT64_C(1000000) /* a thread that keeps an offered core for so long has no end of work */
 #define CROWDED_NS UINT64_C(100000000) /* how long nothing is offered then */
+#define BRIEFLY_NS UINT64_C(2000)
 #define TRY_AGAIN 8u
 #define NAP_NS UINT64_C(100000000)
 #define LOOKS_PER_CLOCK 16
+#define CLOSE_LOOKS (2 * LOOKS_PER_CLOCK) /* one after the other at first, later after longer pauses: the other thread of */
+#define LATER_PAUSES 4                    /* this core may be who is waited for */
 
 /* What one end tells the other, written by that end alone, but for `sleeping`, which the other end
  * takes back when it wakes it. The position changes with every message; the rest is read with every
@@ -203,7 +207,7 @@ static void offer_core(eb_ring *ring, uint64_t now, long switches_before) {
 
 static eb_status spin(eb_ring *ring, uint64_t need, uint64_t started_ns, uint64_t until_ns) {
   eb_status status = EB_ERR_RING_TIMEOUT;
-  uint64_t offer = started_ns + OFFER_NS;
+  uint64_t offer = started_ns + FIRST_OFFER_NS;
   long before = -1; /* not known: a short spin makes no system call */
   for (unsigned looks = 1; status == EB_ERR_RING_TIMEOUT; looks++) {
     if (looks % LOOKS_PER_CLOCK == 0) {
@@ -215,7 +219,7 @@ static eb_status spin(eb_ring *ring, uint64_t need, uint64_t started_ns, uint64_
         offer = now + OFFER_NS;
       }
     }
-    eb_pause_cpu();
+    for (unsigned pauses = looks < CLOSE_LOOKS ? 1 : LATER_PAUSES; pauses > 0; pauses--) eb_pause_cpu();
     status = ready(ring, need);
   }
   return status;
@@ -243,7 +247,7 @@ static eb_status sleep_on(eb_ring *ring, uint64_t need, uint64_t deadline_ns) {
  * waits it is whole anyway: two ends that both sleep would else wait for each other's waking up for ever. Where offers
  * are no good it ends before the first one. */
 static uint64_t spin_budget(eb_ring *ring, uint64_t now) {
-  if (now < ring->crowded_until) return ring->spin_limit_ns < OFFER_NS ? ring->spin_limit_ns : OFFER_NS;
+  if (now < ring->crowded_until) return ring->spin_limit_ns < BRIEFLY_NS ? ring->spin_limit_ns : BRIEFLY_NS;
   const bool whole = ring->waits++ % TRY_AGAIN == 0 || ring->spin_ns > ring->spin_limit_ns;
   return whole ? ring->spin_limit_ns : ring->spin_ns;
 }

@@ -8,7 +8,7 @@
  * itself stays hostile memory: the consumer must read it once, and the producer never reads it.
  *
  * Nothing here makes a system call while the peer keeps up. An end that has to wait spins for as long
- * as waits have lately been worth it, offering its core to other threads every 2 us, then sleeps on
+ * as waits have lately been worth it, after 10 us offering its core to other threads, then sleeps on
  * a futex; the other end wakes it only if it says that it sleeps. Where a thread that was offered the
  * core kept it, it sleeps at once for a while: the scheduler puts a sleeper first that is woken. A peer
  * that lies about sleeping can at worst make an end sleep until nap_ns is over.

@@ -9,17 +9,23 @@
 #include "gcm_cpu.h"
 #endif
 
-/* Twice the largest frame of a kernel, where spilled AES state and the tail's buffers live. */
-#define SCRUB_BYTES 4096u
+/* Twice the largest frame of a kernel, where spilled AES state and a message's tail live. */
+enum { PAGES_FRAME = 2048, MESSAGE_FRAME = 4096 };
 
 static void wipe(void *memory, size_t len) {
   memset(memory, 0, len);
   __asm__ volatile("" : : "r"(memory) : "memory");
 }
 
-/* Overwrites the stack below the caller, where the kernel that has just returned kept its frame. */
+/* Overwrites the stack below the caller, where the kernel that has just returned kept its frame. A page's is shorter, and
+ * it is done as often as there are parts of a batch. */
+__attribute__((noinline)) static void scrub_stack_of_pages(void) {
+  uint8_t frame[PAGES_FRAME];
+  wipe(frame, sizeof frame);
+}
+
 __attribute__((noinline)) static void scrub_stack(void) {
-  uint8_t frame[SCRUB_BYTES];
+  uint8_t frame[MESSAGE_FRAME];
   wipe(frame, sizeof frame);
 }
 
@@ -189,7 +195,7 @@ eb_gcm_status eb_gcm_pages_seal(const eb_gcm_key *ctx, eb_gcm_workspace *workspa
     return status;
   }
   ops_of(ctx)->pages_seal((const gcm_key *)(const void *)ctx->opaque, workspace->opaque, pages, count);
-  scrub_stack();
+  scrub_stack_of_pages();
   return EB_GCM_OK;
 }
 
@@ -204,7 +210,7 @@ eb_gcm_status eb_gcm_pages_open(const eb_gcm_key *ctx, eb_gcm_workspace *workspa
   }
   const gcm_key *key = (const gcm_key *)(const void *)ctx->opaque;
   const size_t verified = ops_of(ctx)->pages_open(key, workspace->opaque, pages, count);
-  scrub_stack();
+  scrub_stack_of_pages();
   if (opened != NULL) {
     *opened = verified;
   }
