@@ -233,7 +233,7 @@ static eb_status seal_parts(eb_job *job, const eb_sink *sink) {
   eb_result result = {.bad_index = UINT64_MAX};
   if (pages > EB_REKEY_PAGES) return EB_ERR_LENGTH;
   eb_status status = eb_pages_seal_fed(job->object[0], job->object[1], (uint32_t)job->call.number[0],
-                                       job->call.number[1], (size_t)pages * EB_PAGE_SIZE, &feed, sink, &result);
+                                       job->call.number[1], (size_t)pages * EB_PAGE_SIZE, &feed, sink, &job->used, &result);
   (void)small(job, &result, sizeof result);
   return status;
 }
@@ -271,7 +271,7 @@ static eb_status call_pages_open(eb_job *job) {
   const eb_feed feed = {.next = next_part, .context = &context};
   eb_result result = {.bad_index = UINT64_MAX};
   eb_status status = EB_ERR_LENGTH;
-  if (job->call.bulk_len > 0) status = eb_pages_open_fed(job->object[0], job->object[1], &feed, &result);
+  if (job->call.bulk_len > 0) status = eb_pages_open_fed(job->object[0], job->object[1], &feed, &job->used, &result);
   (void)small(job, &result, sizeof result);
   return status;
 }

@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "bridge.h"
 #include "guard.h"
 
 /* ---- parts and replies ----------------------------------------------------------------------- */
@@ -120,7 +121,7 @@ static eb_status run(eb_job *job, const eb_row *row) {
   return status;
 }
 
-/* False when the message is not a call of this protocol. */
+/* Consumes the message and those of the call's parts. False when it is not a call of this protocol. */
 static bool serve_call(eb_lane *lane, const uint8_t *message, size_t len) {
   eb_job job = {.lane = lane};
   if (len < sizeof job.call) return false;
@@ -140,8 +141,10 @@ static bool serve_call(eb_lane *lane, const uint8_t *message, size_t len) {
   while (eb_job_next(&job)) continue; /* what a failed call left */
   for (uint32_t i = 0; i < EB_CALL_DESCRIPTORS; i++)
     if (job.fds[i] >= 0) close(job.fds[i]);
+  eb_ring_consume(&lane->calls); /* before the caller goes on: its next call is to find the ring empty */
   job.reply.status = (int32_t)status;
   if (!job.reply.final && eb_job_room(&job, 0) != NULL) eb_job_send(&job, 0, true);
+  eb_lane_give(lane->server->bridge, job.used.lane, job.used.pages);
   return !job.broken;
 }
 
@@ -152,7 +155,6 @@ bool eb_lane_serve(eb_lane *lane) {
     const eb_status status = eb_ring_peek(&lane->calls, EB_RING_FOREVER, &message, &len);
     if (status == EB_ERR_RING_CLOSED) return true;
     if (status != EB_OK || !serve_call(lane, message, len)) return false;
-    eb_ring_consume(&lane->calls);
   }
 }
 

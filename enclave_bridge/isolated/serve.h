@@ -7,6 +7,7 @@
 
 #include "handles.h"
 #include "lanes.h"
+#include "pages.h"
 
 #ifdef EB_SERVE_APART /* a shared object of the tests */
 #define EB_SERVER_API EB_API
@@ -50,6 +51,7 @@ typedef struct {
   uint8_t *room;   /* reserved for the next reply */
   bool broken;     /* the caller does not keep to the form, or is gone */
   bool unanswered; /* the part, and it wants an answer: see wire.h */
+  eb_used_lane used; /* to be given back after the reply */
   eb_reply reply;
 } eb_job;
 

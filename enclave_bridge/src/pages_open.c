@@ -118,7 +118,8 @@ static bool is_peers_fault(eb_status status) {
 }
 
 /* With both locks held. */
-static eb_status open_all(eb_session *session, eb_transfer *transfer, const eb_feed *feed, eb_result *result) {
+static eb_status open_all(eb_session *session, eb_transfer *transfer, const eb_feed *feed, eb_used_lane *used,
+                          eb_result *result) {
   eb_status status = EB_OK;
   eb_lane_secret *lane = NULL;
   EB_ENSURE(!atomic_load(&session->closed), EB_ERR_SESSION_CLOSED);
@@ -136,13 +137,15 @@ static eb_status open_all(eb_session *session, eb_transfer *transfer, const eb_f
     result->bad_index = result->pages;
     count_refusal(session, status);
   }
-  eb_lane_give(session->bridge, lane, smaller(session->bridge->gcm->batch, most / EB_RECORD_SIZE));
+  *used = (eb_used_lane){lane, smaller(session->bridge->gcm->batch, most / EB_RECORD_SIZE)};
 done:
   return status;
 }
 
-eb_status eb_pages_open_fed(eb_session *session, eb_transfer *transfer, const eb_feed *records, eb_result *result) {
+eb_status eb_pages_open_fed(eb_session *session, eb_transfer *transfer, const eb_feed *records, eb_used_lane *used,
+                            eb_result *result) {
   const uint64_t started = eb_clock();
+  eb_used_lane own = {.lane = NULL};
   eb_status status = EB_OK;
   bool hostile = false;
 
@@ -153,13 +156,14 @@ eb_status eb_pages_open_fed(eb_session *session, eb_transfer *transfer, const eb
 
   eb_mutex_lock(&session->recv_lock);
   eb_mutex_lock(&transfer->lock);
-  status = open_all(session, transfer, records, result);
+  status = open_all(session, transfer, records, used != NULL ? used : &own, result);
   /* Keys that are half moved to another epoch, or a peer that keeps guessing: no more of it. */
   hostile = session->tampered >= EB_MAX_BAD_TAGS || status == EB_ERR_CRYPTO;
   if (hostile) atomic_store(&session->closed, true);
   eb_mutex_unlock(&transfer->lock);
   eb_mutex_unlock(&session->recv_lock);
   if (hostile) eb_session_wipe(session);
+  eb_lane_give(session->bridge, own.lane, own.pages);
 done:
   if (result != NULL) result->nanoseconds = eb_clock() - started;
   return status;
@@ -175,7 +179,7 @@ eb_status eb_pages_open(eb_session *session, eb_transfer *transfer, const uint8_
   EB_TRY(eb_session_usable(session));
   EB_ENSURE(transfer != NULL && records != NULL, EB_ERR_ARGUMENT);
   EB_ENSURE(records_len > 0 && records_len % EB_RECORD_SIZE == 0, EB_ERR_LENGTH);
-  EB_TRY(eb_pages_open_fed(session, transfer, &feed, result));
+  EB_TRY(eb_pages_open_fed(session, transfer, &feed, NULL, result));
 done:
   return status;
 }

@@ -103,7 +103,14 @@ done:
   return status;
 }
 
-static eb_status seal_all(eb_sealer *sealer, const eb_feed *feed) {
+static void give_or_leave(eb_bridge *bridge, eb_used_lane lane, eb_used_lane *used) {
+  if (used != NULL)
+    *used = lane;
+  else
+    eb_lane_give(bridge, lane.lane, lane.pages);
+}
+
+static eb_status seal_all(eb_sealer *sealer, const eb_feed *feed, eb_used_lane *used) {
   const eb_gcm_ops *ops = sealer->session->send_gcm.ops;
   const bool writes_lane = !ops->single_pass && !feed->is_private;
   eb_bridge *bridge = sealer->session->bridge;
@@ -118,7 +125,7 @@ static eb_status seal_all(eb_sealer *sealer, const eb_feed *feed) {
     EB_TRY(seal_part(sealer, part, len / EB_PAGE_SIZE, feed->is_private));
   }
 done:
-  eb_lane_give(bridge, sealer->lane, writes_lane ? smaller(ops->batch, sealer->pages) : 0);
+  give_or_leave(bridge, (eb_used_lane){sealer->lane, writes_lane ? smaller(ops->batch, sealer->pages) : 0}, used);
   return status;
 }
 
@@ -182,13 +189,13 @@ static void finish(eb_sealer *sealer, eb_status status, eb_result *result) {
 }
 
 eb_status eb_pages_seal_fed(eb_session *session, eb_transfer *transfer, uint32_t region, uint64_t first_gpa, size_t len,
-                            const eb_feed *plain, const eb_sink *records, eb_result *result) {
+                            const eb_feed *plain, const eb_sink *records, eb_used_lane *used, eb_result *result) {
   eb_status status = EB_OK;
   eb_sealer sealer = {.session = session, .transfer = transfer, .sink = records};
   EB_TRY(eb_session_usable(session));
   EB_TRY(prepare(&sealer, region, first_gpa, len));
   EB_TRY(begin(&sealer));
-  EB_TRY(seal_all(&sealer, plain));
+  EB_TRY(seal_all(&sealer, plain, used));
 done:
   finish(&sealer, status, result);
   return status;
@@ -217,7 +224,7 @@ eb_status eb_pages_seal(eb_session *session, eb_transfer *transfer, uint32_t reg
   EB_ENSURE(plain != NULL, EB_ERR_ARGUMENT);
   EB_TRY(check_room(records, records_cap, len, records_len));
   EB_ENSURE(!overlap(plain, len, records, len / EB_PAGE_SIZE * EB_RECORD_SIZE), EB_ERR_ARGUMENT);
-  EB_TRY(eb_pages_seal_fed(session, transfer, region, first_gpa, len, &feed, &sink, result));
+  EB_TRY(eb_pages_seal_fed(session, transfer, region, first_gpa, len, &feed, &sink, NULL, result));
   *records_len = flat.filled;
 done:
   eb_flat_end(&flat, status);
@@ -257,7 +264,7 @@ eb_status eb_pages_seal_from_to(eb_session *session, eb_transfer *transfer, uint
   staging = eb_staging_take(session->bridge);
   eb_reader_start(&reader, source, staging, source_offset, len);
   EB_TRY(begin(&sealer));
-  EB_TRY(seal_all(&sealer, &feed));
+  EB_TRY(seal_all(&sealer, &feed, NULL));
 done:
   finish(&sealer, status, result);
   if (staging != NULL) eb_staging_give(session->bridge, staging, smaller(len, EB_STAGING_SIZE));
@@ -321,7 +328,7 @@ eb_status eb_guard_seal_to(eb_guard *guard, eb_session *session, eb_transfer *tr
   context.next = sealer.first_index;
   eb_guard_walk_start(&walk, guard, sealer.first_index, pages);
   EB_TRY(begin(&sealer));
-  EB_TRY(seal_all(&sealer, &feed));
+  EB_TRY(seal_all(&sealer, &feed, NULL));
 done:
   if (status == EB_ERR_TAMPERED) result->bad_index = context.bad;
   finish(&sealer, status, result);
