@@ -3,7 +3,7 @@
 Each figure is the time of one whole call from Python by the page, the median of a stream's: batches of one page, 64 and
 256. `open` puts a batch's records into a region (what a server does on TransferPages), `seal_from` seals a region's pages
 (GetRegion), `seal` seals the caller's memory (a client that isolates its bridge). Batches come as those of a stream do, one
-after the other, 64 MiB of them, or 2048.
+after the other, 8 MiB of them, or 512.
 
 Two cores are not equally fast where a virtual machine's host shares them with others, nor is one as fast while the second is
 awake as while it sleeps. So the same core does the cryptography in all three ways that are compared, every core in turn, and
@@ -14,7 +14,8 @@ a second one is awake meanwhile:
   in_process_alone   the same while the other core sleeps: what one core can do that has the machine to itself
 
 Streams of the three follow each other, in another order each time; the first milliseconds are not counted, in which the host
-finds a place for a core that slept. A target is judged by the ratio of neighbouring streams, `isolated` by `in_process`.
+finds a place for a core that slept. A target is judged by the ratio of neighbouring streams, `isolated` by `in_process`: they
+are short, so that both find the same neighbours.
 `after_pause` is what a batch costs that finds the bridge's process asleep, which it is after 50 us without a call.
 
 What is isolated goes from one core to another. `line_turn` is how long that takes for a line of memory, there and back: 100 ns
@@ -43,10 +44,8 @@ BATCHES = (1, 64, 256)
 OPERATIONS = ("open", "seal_from", "seal")
 _LIMIT = 1.1
 _REGION = 1
-_STREAM_PAGES, _STREAM_CALLS = 16384, 2048
-_SETTLE_S = 0.01
-_STREAMS, _PAUSES = 4, 16
-_FEW_STREAMS, _FEW_PAUSES = 2, 4
+_STREAM_MIB, _STREAM_CALLS = 8, 512
+_SETTLE_S = 0.005
 _PAUSE_S = 0.002
 
 
@@ -66,14 +65,13 @@ class Ends:
 
 
 def run(rounds: int, mebibytes: int, say: Say) -> Results:
-    """Streams of `mebibytes`, but 64 at most, four of each kind a round; two where they are shorter.
+    """As many streams of each kind a round as hold `mebibytes`.
 
     Raises BridgeStatusError where no isolated bridge starts, PagegateError BENCH_PROGRAM.
     """
     values: dict[str, list[float]] = {}
     turns: list[float] = []
-    whole = mebibytes << 8 >= _STREAM_PAGES
-    streams, pauses = (_STREAMS, _PAUSES) if whole else (_FEW_STREAMS, _FEW_PAUSES)
+    streams = max(1, mebibytes // _STREAM_MIB)
     with ExitStack() as stack:
         here, there = Ends.meet(eb.Bridge), Ends.meet(eb.IsolatedBridge)
         cores = _Cores(there.bridge.info.process, stack.enter_context(program.Awake()))
@@ -81,7 +79,7 @@ def run(rounds: int, mebibytes: int, say: Say) -> Results:
         about = describe_machine(there.bridge.info)
         for pages in BATCHES:
             say(f"{rounds} interleaved rounds of batches of {pages} pages")
-            count = min(min(_STREAM_PAGES, mebibytes << 8) // pages, _STREAM_CALLS)
+            count = min((_STREAM_MIB << 20) // (pages * eb.PAGE_SIZE), _STREAM_CALLS)
             with _operations(here, pages) as own, _operations(there, pages) as others:
                 shared = _Way("in_process", here, own, cores.of_a_busy_service)
                 alone = _Way("in_process_alone", here, own, cores.alone)
@@ -90,7 +88,7 @@ def run(rounds: int, mebibytes: int, say: Say) -> Results:
                     for operation in OPERATIONS:
                         for number in cores.in_turn(streams):
                             _stream_each(values, [shared, alone, isolated], number, operation, pages, count)
-                    for _ in cores.in_turn(pauses):
+                    for _ in cores.in_turn(streams):
                         _pause_each(values, [alone, isolated], pages)
                     if (turn := cores.line_turn()) is not None:
                         turns.append(turn)
