@@ -35,6 +35,8 @@ from pagegate.v1 import transfer_pb2 as pb
 Say = Callable[[str], None]
 BATCH = 256
 _WINDOW = 32
+_STREAMS = 4
+"""A round\'s, of each kind: neighbouring ones are compared, and the machine is not the same for long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +129,10 @@ def describe_machine(bridge: eb.BridgeInfo) -> dict[str, str]:
 
 
 def run(directory: Path, rounds: int, mebibytes: int, say: Say) -> Results:
-    """Runs everything in `directory`. Raises PagegateError when the server process fails."""
-    pages = mebibytes * 256
-    data = os.urandom(mebibytes << 20)
+    """Runs everything in `directory`. A round streams `mebibytes` each way. Raises PagegateError when the server process
+    fails."""
+    data = os.urandom((mebibytes << 20) // _STREAMS)
+    pages = len(data) // eb.PAGE_SIZE
     say("making the SIMULATED platform's root")
     appraiser(directory)
     with _peer(directory, pages) as peer:
@@ -140,14 +143,14 @@ def run(directory: Path, rounds: int, mebibytes: int, say: Say) -> Results:
             _client(peer, directory, server="isolated", through_ring=True) as isolated_on_host,
         ):
             series: dict[str, list[float]] = {}
-            say(f"{rounds} interleaved rounds of streaming {mebibytes} MiB")
+            say(f"{rounds * _STREAMS} interleaved streams of {len(data) >> 20} MiB")
             contenders = {
                 "stream_sealed": client,
                 "stream_ring": on_host,
                 "stream_isolated": isolated,
                 "stream_ring_isolated": isolated_on_host,
             }
-            loads = _stream_rounds(series, contenders, peer, directory, data, rounds)
+            loads = _stream_rounds(series, contenders, peer, directory, data, rounds * _STREAMS)
             say("single pages")
             _unary_rounds(series, client, peer, rounds)
             say("handshakes")
@@ -285,8 +288,11 @@ def _stream_rounds(
         contender()
     if not all(client.ring_in_use for name, client in clients.items() if "ring" in name):
         raise PagegateError("BENCH_PEER", "the server process offers no shared memory")
-    for _ in range(rounds):
-        for name, contender in contenders.items():
+    for number in range(rounds):
+        first = number % len(contenders)
+        names = [*contenders][first:] + [*contenders][:first]
+        for name in names:
+            contender = contenders[name]
             started, cpu = time.perf_counter(), time.process_time() + sum(map(_cpu_seconds, pids))
             contender()
             elapsed = time.perf_counter() - started
