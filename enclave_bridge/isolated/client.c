@@ -12,8 +12,8 @@
 
 #define CANARY UINT64_C(0x656e636c61766532)
 #define BOTH_FULL_NS UINT64_C(50000) /* how long one direction is waited for before the other is looked at */
-/* As long as the records take at most that a lane holds: nothing comes back while they are opened, and to be woken
- * afterwards takes as long as half of them. */
+/* As long as 256 records take at most: nothing comes back while they are opened, and to be woken afterwards takes as long
+ * as half of them. */
 #define SPIN_NS UINT64_C(500000)
 
 /* ---- life ---------------------------------------------------------------------------------- */

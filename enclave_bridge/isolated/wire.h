@@ -30,8 +30,9 @@
 
 #define EB_WIRE_VERSION 5u
 #define EB_MAX_LANES 16u
-/* Of each of a lane's two rings: most of a batch, so that who copies it seldom waits. */
-#define EB_LANE_CAPACITY ((size_t)1 << 20)
+/* Of each of a lane's two rings: more than a batch of 256 records, so that who sends one need not wait for room in the
+ * middle of it. */
+#define EB_LANE_CAPACITY ((size_t)2 << 20)
 #define EB_PART_PAGES 16u                  /* most pages or records in one part */
 #define EB_FIRST_PART 2u                   /* pages: the other side begins as soon as there is something */
 #define EB_LAST_PART 4u                    /* pages: so few that are left are one part */
