@@ -18,8 +18,9 @@ test: setup ## Everything: linters, C tests under sanitizers, Python tests with 
 lint: setup ## Linters and type checks only
 	@.ci/lint
 
-bench: setup ## Compare with openssl, bare gRPC and gRPC over TLS, side by side
+bench: setup ## Compare with openssl, bare gRPC, gRPC over TLS, and the isolated bridge with one in process
 	@$(PY) -m pagegate bench $(ARGS)
+	@$(PY) -m pagegate bench --isolation $(ARGS)
 
 clean: ## Remove everything that was built
 	rm -rf build .venv .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis
