@@ -20,7 +20,7 @@ lint: setup ## Linters and type checks only
 
 bench: setup ## Compare with openssl, bare gRPC, gRPC over TLS, and the isolated bridge with one in process
 	@$(PY) -m pagegate bench $(ARGS)
-	@$(PY) -m pagegate bench --isolation $(ARGS)
+	@$(PY) -m pagegate bench --isolation $(filter --quick --json --check,$(ARGS))
 
 clean: ## Remove everything that was built
 	rm -rf build .venv .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

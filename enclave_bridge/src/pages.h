@@ -58,8 +58,11 @@ void eb_flat_end(eb_flat *flat, eb_status status);
  * function gives it back before it returns. */
 typedef struct {
   eb_lane_secret *lane;
-  size_t pages;
+  size_t pages; /* so many of the first were written */
 } eb_used_lane;
+
+/* What such a function does with its lane at the end. */
+void eb_lane_leave(eb_bridge *bridge, eb_used_lane lane, eb_used_lane *used);
 
 /* As their namesakes in enclave_bridge.h, but for the buffers. A caller of eb_pages_seal_fed has seen to it that what
  * comes from the feed is `len` bytes of pages, and that each is apart from the sink's room or where its record's goes.

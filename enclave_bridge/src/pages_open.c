@@ -137,7 +137,7 @@ static eb_status open_all(eb_session *session, eb_transfer *transfer, const eb_f
     result->bad_index = result->pages;
     count_refusal(session, status);
   }
-  *used = (eb_used_lane){lane, smaller(session->bridge->gcm->batch, most / EB_RECORD_SIZE)};
+  eb_lane_leave(session->bridge, (eb_used_lane){lane, smaller(session->bridge->gcm->batch, most / EB_RECORD_SIZE)}, used);
 done:
   return status;
 }
@@ -145,7 +145,6 @@ done:
 eb_status eb_pages_open_fed(eb_session *session, eb_transfer *transfer, const eb_feed *records, eb_used_lane *used,
                             eb_result *result) {
   const uint64_t started = eb_clock();
-  eb_used_lane own = {.lane = NULL};
   eb_status status = EB_OK;
   bool hostile = false;
 
@@ -156,14 +155,13 @@ eb_status eb_pages_open_fed(eb_session *session, eb_transfer *transfer, const eb
 
   eb_mutex_lock(&session->recv_lock);
   eb_mutex_lock(&transfer->lock);
-  status = open_all(session, transfer, records, used != NULL ? used : &own, result);
+  status = open_all(session, transfer, records, used, result);
   /* Keys that are half moved to another epoch, or a peer that keeps guessing: no more of it. */
   hostile = session->tampered >= EB_MAX_BAD_TAGS || status == EB_ERR_CRYPTO;
   if (hostile) atomic_store(&session->closed, true);
   eb_mutex_unlock(&transfer->lock);
   eb_mutex_unlock(&session->recv_lock);
   if (hostile) eb_session_wipe(session);
-  eb_lane_give(session->bridge, own.lane, own.pages);
 done:
   if (result != NULL) result->nanoseconds = eb_clock() - started;
   return status;

@@ -103,7 +103,7 @@ done:
   return status;
 }
 
-static void give_or_leave(eb_bridge *bridge, eb_used_lane lane, eb_used_lane *used) {
+void eb_lane_leave(eb_bridge *bridge, eb_used_lane lane, eb_used_lane *used) {
   if (used != NULL)
     *used = lane;
   else
@@ -125,7 +125,7 @@ static eb_status seal_all(eb_sealer *sealer, const eb_feed *feed, eb_used_lane *
     EB_TRY(seal_part(sealer, part, len / EB_PAGE_SIZE, feed->is_private));
   }
 done:
-  give_or_leave(bridge, (eb_used_lane){sealer->lane, writes_lane ? smaller(ops->batch, sealer->pages) : 0}, used);
+  eb_lane_leave(bridge, (eb_used_lane){sealer->lane, writes_lane ? smaller(ops->batch, sealer->pages) : 0}, used);
   return status;
 }
 

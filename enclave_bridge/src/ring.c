@@ -19,12 +19,12 @@
 #define OFFER_NS UINT64_C(2000)         /* how often afterwards */
 #define TAKEN_NS UINT64_C(1000000) /* a thread that keeps an offered core for so long has no end of work */
 #define CROWDED_NS UINT64_C(100000000) /* how long nothing is offered then */
-#define BRIEFLY_NS UINT64_C(2000)
 #define TRY_AGAIN 8u
 #define NAP_NS UINT64_C(100000000)
 #define LOOKS_PER_CLOCK 16
-#define CLOSE_LOOKS (2 * LOOKS_PER_CLOCK) /* one after the other at first, later after longer pauses: the other thread of */
-#define LATER_PAUSES 4                    /* this core may be who is waited for */
+/* The first looks follow each other closely, later ones after longer pauses, which leave more to the other thread of the core. */
+#define CLOSE_LOOKS (2 * LOOKS_PER_CLOCK)
+#define LATER_PAUSES 4
 
 /* What one end tells the other, written by that end alone, but for `sleeping`, which the other end
  * takes back when it wakes it. The position changes with every message; the rest is read with every
@@ -244,10 +244,8 @@ static eb_status sleep_on(eb_ring *ring, uint64_t need, uint64_t deadline_ns) {
 }
 
 /* A wait that a whole spin would have ended, or nearly, makes the next spin whole; a longer one halves it. Every so many
- * waits it is whole anyway: two ends that both sleep would else wait for each other's waking up for ever. Where offers
- * are no good it ends before the first one. */
-static uint64_t spin_budget(eb_ring *ring, uint64_t now) {
-  if (now < ring->crowded_until) return ring->spin_limit_ns < BRIEFLY_NS ? ring->spin_limit_ns : BRIEFLY_NS;
+ * waits it is whole anyway: two ends that both sleep would else wait for each other's waking up for ever. */
+static uint64_t spin_budget(eb_ring *ring) {
   const bool whole = ring->waits++ % TRY_AGAIN == 0 || ring->spin_ns > ring->spin_limit_ns;
   return whole ? ring->spin_limit_ns : ring->spin_ns;
 }
@@ -257,7 +255,7 @@ static eb_status wait_until_ready(eb_ring *ring, uint64_t need, uint64_t deadlin
   if (status != EB_ERR_RING_TIMEOUT || deadline_ns == 0) return status;
   const uint64_t started = eb_ring_now();
   if (started >= deadline_ns) return status;
-  const uint64_t rest = deadline_ns - started, budget = spin_budget(ring, started);
+  const uint64_t rest = deadline_ns - started, budget = spin_budget(ring);
   if (budget > 0) status = spin(ring, need, started, started + (rest < budget ? rest : budget));
   if (status != EB_ERR_RING_TIMEOUT) {
     ring->spin_ns = ring->spin_limit_ns;

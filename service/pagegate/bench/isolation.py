@@ -26,6 +26,7 @@ within seconds.
 from __future__ import annotations
 
 import os
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -86,8 +87,8 @@ def run(rounds: int, mebibytes: int, say: Say) -> Results:
                 isolated = _Way("isolated", there, others, cores.apart)
                 for _ in range(rounds):
                     for operation in OPERATIONS:
-                        for number in cores.in_turn(streams):
-                            _stream_each(values, [shared, alone, isolated], number, operation, pages, count)
+                        for _ in cores.in_turn(streams):
+                            _stream_each(values, [shared, alone, isolated], operation, pages, count)
                     for _ in cores.in_turn(streams):
                         _pause_each(values, [alone, isolated], pages)
                     if (turn := cores.line_turn()) is not None:
@@ -98,12 +99,9 @@ def run(rounds: int, mebibytes: int, say: Say) -> Results:
     return Results(about, series, _targets(series), simulated=False)
 
 
-def _stream_each(
-    values: dict[str, list[float]], ways: Sequence[_Way], number: int, operation: str, pages: int, count: int
-) -> None:
-    """A stream of each way, each of them first in turn."""
-    first = number % len(ways)
-    for way in (*ways[first:], *ways[:first]):
+def _stream_each(values: dict[str, list[float]], ways: Sequence[_Way], operation: str, pages: int, count: int) -> None:
+    """A stream of each way, in an order drawn anew."""
+    for way in random.sample(ways, len(ways)):
         _note(values, f"{operation}_{pages}_{way.name}", way.stream(operation, count), pages)
 
 
@@ -124,12 +122,12 @@ class _Cores:
         self._all = sorted(os.sched_getaffinity(0))
         self._worker = self._other = self._all[0]
 
-    def in_turn(self, count: int) -> Iterator[int]:
-        """Counts, while every core in turn is the one that does the cryptography, each as often."""
+    def in_turn(self, count: int) -> Iterator[None]:
+        """So many times, while every core in turn is the one that does the cryptography, each as often."""
         for number in range(count):
             index = number * len(self._all) // count
             self._worker, self._other = self._all[index], self._all[(index + 1) % len(self._all)]
-            yield number
+            yield
 
     def of_a_busy_service(self) -> None:
         """This thread does the cryptography, and the other core is awake."""

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import platform as machine
+import random
 import re
 import shutil
 import statistics
@@ -36,7 +37,7 @@ Say = Callable[[str], None]
 BATCH = 256
 _WINDOW = 32
 _STREAMS = 4
-"""A round\'s, of each kind: neighbouring ones are compared, and the machine is not the same for long."""
+"""A round's, of each kind: neighbouring ones are compared, and the machine is not the same for long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,11 +289,8 @@ def _stream_rounds(
         contender()
     if not all(client.ring_in_use for name, client in clients.items() if "ring" in name):
         raise PagegateError("BENCH_PEER", "the server process offers no shared memory")
-    for number in range(rounds):
-        first = number % len(contenders)
-        names = [*contenders][first:] + [*contenders][:first]
-        for name in names:
-            contender = contenders[name]
+    for _ in range(rounds):
+        for name, contender in random.sample([*contenders.items()], len(contenders)):
             started, cpu = time.perf_counter(), time.process_time() + sum(map(_cpu_seconds, pids))
             contender()
             elapsed = time.perf_counter() - started
