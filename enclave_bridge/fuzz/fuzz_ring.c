@@ -22,10 +22,11 @@ static void scribble(uint8_t *memory, const eb_ring *ring, const uint8_t *script
   const size_t words[] = {128, 384, 256, 512, EB_RING_CONTROL + (ring->own & (CAPACITY - 1)), EB_RING_CONTROL};
   const uint64_t value = number(script + 4, 8);
   const uint64_t values[] = {value, ring->own + 64 * (value % 80), ring->peer + 64 * (value % 80),
-                             UINT64_C(0x4547534d) << 32 | value % 5000, UINT64_C(0x50494b53) << 32};
+                             UINT64_C(0x4547534d) << 32 | value % 5000, UINT64_C(0x574f5247) << 32 | value % 5000,
+                             UINT64_C(0x50494b53) << 32};
   const size_t bytes = eb_ring_bytes(CAPACITY);
   size_t at = script[1] % 8 < 6 ? words[script[1] % 8] : number(script + 2, 2) % (bytes - 8);
-  memcpy(memory + at, &values[script[2] % 5], 8);
+  memcpy(memory + at, &values[script[2] % 6], 8);
 }
 
 static void inside(const uint8_t *memory, const uint8_t *message, size_t len) {
@@ -37,8 +38,8 @@ static void inside(const uint8_t *memory, const uint8_t *message, size_t len) {
 static void call(uint8_t *memory, eb_ring *ring, const uint8_t *script) {
   const uint8_t *message = NULL;
   uint8_t *room = NULL;
-  size_t len = number(script + 2, 2) % 2200;
-  switch (script[1] % 5) {
+  size_t len = number(script + 2, 2) % 2200, n = 0;
+  switch (script[1] % 10) {
     case 0:
       if (eb_ring_reserve(ring, len, 0, &room) != EB_OK) break;
       inside(memory, room, len);
@@ -51,6 +52,19 @@ static void call(uint8_t *memory, eb_ring *ring, const uint8_t *script) {
       for (size_t i = 0; i < len; i++) (void)*(const volatile uint8_t *)(message + i);
       break;
     case 3: eb_ring_restart(ring); break;
+    case 4: (void)!eb_ring_grow(ring, len); break;
+    case 5:
+      if (eb_ring_consumed(ring, len, 0, &n) == EB_OK) CHECK(n >= len && n <= ring->current);
+      break;
+    case 6:
+      if (eb_ring_peek_growing(ring, 0, &message, &len, &n) != EB_OK) break;
+      inside(memory, message, len);
+      CHECK(n <= len);
+      break;
+    case 7:
+      if (eb_ring_arrived(ring, len, 0, &n) == EB_OK) CHECK(n >= len && n <= ring->current);
+      break;
+    case 8: (void)!eb_ring_consume_some(ring, len); break;
     default: eb_ring_consume(ring);
   }
   CHECK(ring->peer - ring->own <= CAPACITY || ring->own - ring->peer <= CAPACITY);

@@ -185,34 +185,64 @@ static eb_status call_source_open(eb_job *job) {
 typedef struct {
   eb_job *job;
   bool begun;
+  size_t given; /* bytes of the part */
 } part_feed;
 
-static eb_status next_part(void *context, const uint8_t **part, size_t *len) {
-  part_feed *feed = context;
+/* There is one that is not used up, or *more is false. */
+static eb_status next_part(part_feed *feed, bool *more) {
   eb_job *job = feed->job;
-  if (feed->begun || job->part_len == 0) (void)eb_job_next(job);
+  const bool go_on = feed->begun || job->part_len == 0;
+  *more = !go_on || eb_job_next(job);
   feed->begun = true;
-  *part = job->part;
-  *len = job->part_len;
+  if (go_on) feed->given = 0;
   return job->broken ? EB_ERR_BRIDGE_DIED : EB_OK;
 }
 
 static eb_status next_pages(void *context, const uint8_t **part, size_t *len) {
-  const eb_status status = next_part(context, part, len);
-  *len = *len / EB_RECORD_SIZE * EB_PAGE_SIZE;
-  if (*len > 0) *part += EB_RECORD_HEADER_SIZE;
+  part_feed *feed = context;
+  bool more = false;
+  const eb_status status = next_part(feed, &more);
+  *part = feed->job->part + EB_RECORD_HEADER_SIZE;
+  *len = more ? feed->job->part_len / EB_RECORD_SIZE * EB_PAGE_SIZE : 0;
   return status;
 }
 
-/* Records go out as soon as they are made: those of a part, or of what the bridge reads at once. */
-_Static_assert(EB_PART_PAGES <= EB_LANE_PAGES, "a part is no more than what is read at once");
+static eb_status arrived_pages(void *context, size_t at_least, size_t *n) {
+  part_feed *feed = context;
+  size_t arrived = 0;
+  const eb_status status = eb_job_arrived(feed->job, at_least * EB_RECORD_SIZE, &arrived);
+  *n = arrived / EB_RECORD_SIZE;
+  return status;
+}
+
+/* As many as are there. */
+static eb_status next_records(void *context, const uint8_t **part, size_t *len) {
+  part_feed *feed = context;
+  bool more = true;
+  size_t arrived = 0;
+  eb_status status = EB_OK;
+  if (!feed->begun || feed->given == feed->job->part_len) EB_TRY(next_part(feed, &more));
+  *len = 0;
+  if (!more) goto done;
+  EB_TRY(eb_job_arrived(feed->job, feed->given + EB_RECORD_SIZE, &arrived));
+  *part = feed->job->part + feed->given;
+  *len = (arrived - feed->given) / EB_RECORD_SIZE * EB_RECORD_SIZE;
+  feed->given += *len;
+done:
+  return status;
+}
+
+/* Records go out as soon as they are made: those of what the bridge reads at once. */
+_Static_assert(EB_LANE_CAPACITY / 2 - EB_RING_HEADER >= sizeof(eb_call) + EB_PART_PAGES * EB_RECORD_SIZE, "a part fits");
 _Static_assert(EB_LANE_CAPACITY / 2 - EB_RING_HEADER >= sizeof(eb_reply) + EB_LANE_PAGES * EB_RECORD_SIZE,
-               "both fit a reply");
+               "so do they with a reply");
 static uint8_t *room_for_records(void *context, size_t n) { return eb_job_room(context, n * EB_RECORD_SIZE); }
 
 static void send_records(void *context, size_t n) { eb_job_send(context, n * EB_RECORD_SIZE, false); }
 
-static eb_sink sink_of(eb_job *job) { return (eb_sink){room_for_records, send_records, job}; }
+static eb_sink sink_of(eb_job *job) {
+  return (eb_sink){.room = room_for_records, .made = send_records, .context = job};
+}
 
 /* A part of pages is the caller's to be read and to be written. */
 static uint8_t *room_in_place(void *context, size_t n) {
@@ -220,15 +250,15 @@ static uint8_t *room_in_place(void *context, size_t n) {
   return n * EB_RECORD_SIZE == job->part_len ? (uint8_t *)(uintptr_t)job->part : NULL;
 }
 
-static void made_in_place(void *context, size_t n) {
-  (void)n;
-  eb_job_sealed(context);
-}
+static void so_far_in_place(void *context, size_t n) { eb_job_made(context, n * EB_RECORD_SIZE); }
+
+static void made_in_place(void *context, size_t n) { (void)context, (void)n; }
 
 /* Seals the bulk data. number: region, first gpa. */
 static eb_status seal_parts(eb_job *job, const eb_sink *sink) {
-  part_feed context = {job, false};
-  const eb_feed feed = {.next = next_pages, .context = &context, .apart = EB_RECORD_SIZE - EB_PAGE_SIZE};
+  part_feed context = {.job = job};
+  const eb_feed feed = {
+      .next = next_pages, .arrived = arrived_pages, .context = &context, .apart = EB_RECORD_SIZE - EB_PAGE_SIZE};
   const uint64_t pages = job->call.bulk_len / EB_RECORD_SIZE;
   eb_result result = {.bad_index = UINT64_MAX};
   if (pages > EB_REKEY_PAGES) return EB_ERR_LENGTH;
@@ -239,7 +269,7 @@ static eb_status seal_parts(eb_job *job, const eb_sink *sink) {
 }
 
 static eb_status call_pages_seal(eb_job *job) {
-  const eb_sink sink = {room_in_place, made_in_place, job};
+  const eb_sink sink = {room_in_place, so_far_in_place, made_in_place, job};
   return seal_parts(job, &sink);
 }
 
@@ -267,8 +297,8 @@ static eb_status call_guard_seal(eb_job *job) {
 
 /* The result of as many records as took effect goes back whatever the status. */
 static eb_status call_pages_open(eb_job *job) {
-  part_feed context = {job, false};
-  const eb_feed feed = {.next = next_part, .context = &context};
+  part_feed context = {.job = job};
+  const eb_feed feed = {.next = next_records, .context = &context};
   eb_result result = {.bad_index = UINT64_MAX};
   eb_status status = EB_ERR_LENGTH;
   if (job->call.bulk_len > 0) status = eb_pages_open_fed(job->object[0], job->object[1], &feed, &job->used, &result);

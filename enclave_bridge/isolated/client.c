@@ -11,7 +11,6 @@
 #include "guard.h"
 
 #define CANARY UINT64_C(0x656e636c61766532)
-#define BOTH_FULL_NS UINT64_C(50000) /* how long one direction is waited for before the other is looked at */
 /* As long as 256 records take at most: nothing comes back while they are opened, and to be woken afterwards takes as long
  * as half of them. */
 #define SPIN_NS UINT64_C(500000)
@@ -123,54 +122,15 @@ static void give_lane(eb_bridge *bridge, uint32_t index) {
 
 /* ---- crossing ----------------------------------------------------------------------------------- */
 
-typedef struct {
-  uint8_t *at;
-  size_t records;
-} place;
-
-typedef struct {
-  eb_client_lane *lane;
-  eb_crossing *crossing;
-  size_t sent, part;          /* bytes sent; size of the next part in units */
-  place places[EB_PARTS_KEPT]; /* of parts whose records are yet to be taken, the oldest first */
-  size_t kept;
-} exchange;
-
-/* So the oldest is not written over: a message is left out of the ring's end at most once on the way round. */
-_Static_assert((EB_PARTS_KEPT + 1) * (EB_PART_PAGES * EB_RECORD_SIZE + EB_RING_HEADER + EB_RING_SLOT) <= EB_LANE_CAPACITY,
-               "the parts that are kept fit the ring, with the next one");
-
-static bool may_send(const exchange *x) { return x->sent < x->crossing->in_len && x->kept < EB_PARTS_KEPT; }
-
-/* The last parts of pages that come back get smaller again, since nothing is done meanwhile while the bridge works on
- * the last one. */
-static size_t next_part(const exchange *x) {
-  const size_t left = x->crossing->in_len - x->sent, unit = x->crossing->in_unit;
-  if (unit == 1) return left < EB_PART_BYTES ? left : EB_PART_BYTES;
-  const size_t units = left / unit;
-  const size_t some = x->crossing->in_place && units > EB_LAST_PART ? (2 * units + 1) / 3 : units;
-  return (some < x->part ? some : x->part) * unit;
-}
-
-/* The address in a record's header: what the bridge was shown, whatever becomes of the caller's memory. */
-static void note_gpas(exchange *x, const uint8_t *records, size_t len) {
-  uint64_t *gpas = x->crossing->gpas;
-  if (gpas == NULL) return;
-  gpas += x->sent / EB_RECORD_SIZE;
-  for (size_t at = 0; at < len; at += EB_RECORD_SIZE) {
-    eb_record_header header;
-    *gpas++ = eb_record_parse(records + at, EB_RECORD_SIZE, &header) == EB_OK ? header.gpa : UINT64_MAX;
-  }
-}
+enum { LINE = 64, AHEAD = 2048, LOOK_PAGES = 4 };
 
 /* The bridge has just read the lines of the room, and a batch that has come over a network is in no cache: each line is
- * asked for before its turn. One after the other they take as long as the copy, and the CPU's own prefetcher stops at
- * the end of each page. */
-static void copy_into(uint8_t *room, const uint8_t *from, size_t len) {
-  enum { LINE = 64, AHEAD = 1024 };
+ * asked for before its turn, beyond the end too where the next `more` bytes follow. One after the other they take as long
+ * as the copy, and the CPU's own prefetcher stops at the end of each page. */
+static void copy_into(uint8_t *room, const uint8_t *from, size_t len, size_t more) {
   size_t at = 0;
   for (; len - at >= LINE; at += LINE) {
-    if (len - at > AHEAD) {
+    if (len + more - at > AHEAD) {
       __builtin_prefetch(from + at + AHEAD);
 #if defined(__x86_64__)
       __asm__ volatile("prefetchw %0" : : "m"(room[at + AHEAD]));
@@ -189,85 +149,94 @@ static eb_status take(eb_crossing *crossing, const uint8_t *from, size_t len) {
   return EB_OK;
 }
 
-/* What so many bytes of `in` take in the ring: pages have room for a header and a tag. */
-static size_t size_across(const eb_crossing *crossing, size_t len) {
-  return crossing->in_unit == EB_PAGE_SIZE ? len / EB_PAGE_SIZE * EB_RECORD_SIZE : len;
+/* The call, and bytes behind it and after it. */
+static eb_status send_bytes(eb_client_lane *lane, const eb_crossing *crossing) {
+  const size_t all = crossing->in_unit == 1 ? crossing->in_len : 0;
+  eb_status status = EB_OK;
+  size_t head = sizeof crossing->call;
+  for (size_t sent = 0, len; head > 0 || sent < all; sent += len, head = 0) {
+    uint8_t *room = NULL;
+    len = all - sent < EB_PART_BYTES ? all - sent : EB_PART_BYTES;
+    EB_TRY(eb_ring_reserve(&lane->calls, head + len, EB_RING_FOREVER, &room));
+    memcpy(room, &crossing->call, head);
+    if (len > 0) copy_into(room + head, crossing->in + sent, len, 0);
+    EB_TRY(eb_ring_publish(&lane->calls, head + len));
+  }
+done:
+  return status;
 }
 
-/* Pages go where the bridge may make records of them. */
-static void put_pages(exchange *x, uint8_t *room, const uint8_t *pages, size_t n) {
-  for (size_t i = 0; i < n; i++)
-    copy_into(room + i * EB_RECORD_SIZE + EB_RECORD_HEADER_SIZE, pages + i * EB_PAGE_SIZE, EB_PAGE_SIZE);
-  if (n > 0 && x->crossing->in_place) x->places[x->kept++] = (place){room, n};
+/* Puts a page or a record, of which `left` follow it in the part. A page goes where the bridge may make a record of it. */
+static void put_one(const eb_crossing *crossing, uint8_t *room, size_t index, size_t left) {
+  const size_t unit = crossing->in_unit;
+  const uint8_t *from = crossing->in + index * unit;
+  copy_into(unit == EB_PAGE_SIZE ? room + EB_RECORD_HEADER_SIZE : room, from, unit, left * unit);
+  if (crossing->gpas != NULL) { /* as the bridge was shown it, whatever becomes of the caller's memory */
+    eb_record_header header;
+    const bool whole = eb_record_parse(room, EB_RECORD_SIZE, &header) == EB_OK;
+    crossing->gpas[index] = whole ? header.gpa : UINT64_MAX;
+  }
 }
 
-/* Sends the next part, behind the call if `head` is set. EB_ERR_RING_TIMEOUT: no room yet. */
-static eb_status send_part(exchange *x, size_t head, uint64_t deadline) {
-  const eb_crossing *crossing = x->crossing;
-  const size_t len = head > 0 && crossing->in_unit > 1 ? 0 : next_part(x); /* the bridge makes ready meanwhile */
-  const size_t all = head + size_across(crossing, len);
+/* n pages or records from the first that was not sent. What they become in their places is taken as it is made, and looked
+ * for now and then: each look may fetch the line in which the bridge tells it. */
+static eb_status cross_part(eb_client_lane *lane, eb_crossing *crossing, size_t first, size_t n) {
+  eb_ring *calls = &lane->calls;
   eb_status status = EB_OK;
   uint8_t *room = NULL;
-  EB_TRY(eb_ring_reserve(&x->lane->calls, all, deadline, &room));
-  memcpy(room, &crossing->call, head);
-  if (crossing->in_unit == EB_PAGE_SIZE)
-    put_pages(x, room + head, crossing->in + x->sent, len / EB_PAGE_SIZE);
-  else if (len > 0)
-    copy_into(room + head, crossing->in + x->sent, len);
-  note_gpas(x, room + head, len);
-  EB_TRY(eb_ring_publish(&x->lane->calls, all));
-  x->sent += len;
-  if (len > 0) x->part = 4 * x->part < EB_PART_PAGES ? 4 * x->part : EB_PART_PAGES;
-done:
-  return status;
-}
-
-/* What a part has become is copied from its place. */
-static eb_status take_place(exchange *x) {
-  eb_status status = EB_OK;
-  EB_ENSURE(x->kept > 0, EB_ERR_RING_CORRUPT);
-  const place oldest = x->places[0];
-  if (x->crossing->reply.number == 1) EB_TRY(take(x->crossing, oldest.at, oldest.records * EB_RECORD_SIZE));
-  memmove(&x->places[0], &x->places[1], --x->kept * sizeof oldest);
-done:
-  return status;
-}
-
-/* Takes a reply and its bulk data. EB_ERR_RING_TIMEOUT: none yet. */
-static eb_status take_reply(exchange *x, uint64_t deadline) {
-  eb_crossing *crossing = x->crossing;
-  const uint8_t *message = NULL;
-  size_t len = 0;
-  eb_status status = EB_OK;
-  EB_TRY(eb_ring_peek(&x->lane->replies, deadline, &message, &len));
-  const size_t head = len < sizeof crossing->reply ? len : sizeof crossing->reply;
-  EB_ENSURE(head >= EB_REPLY_HEADER, EB_ERR_RING_CORRUPT);
-  memcpy(&crossing->reply, message, head);
-  EB_ENSURE(crossing->reply.small_len <= head - EB_REPLY_HEADER, EB_ERR_RING_CORRUPT);
-  EB_TRY(take(crossing, message + head, len - head));
-  if (crossing->in_place && !crossing->reply.final) EB_TRY(take_place(x));
-  eb_ring_consume(&x->lane->replies);
-done:
-  return status;
-}
-
-/* Parts go out and replies come in, whichever can. */
-static eb_status converse(exchange *x) {
-  eb_status status = EB_OK;
-  bool idle = false;
-  do {
-    const bool more = may_send(x);
-    bool moved = false;
-    if (more) {
-      status = send_part(x, 0, idle ? eb_ring_now() + BOTH_FULL_NS : 0);
-      moved = status == EB_OK;
-      EB_ENSURE(moved || status == EB_ERR_RING_TIMEOUT, status);
+  size_t put = 0, taken = crossing->in_place ? 0 : n;
+  EB_TRY(eb_ring_reserve(calls, n * EB_RECORD_SIZE, EB_RING_FOREVER, &room));
+  while (put < n || taken < n) {
+    size_t made = 0;
+    if (put < n) {
+      put_one(crossing, room + put * EB_RECORD_SIZE, first + put, n - put - 1);
+      EB_TRY(eb_ring_grow(calls, ++put * EB_RECORD_SIZE));
     }
-    status = take_reply(x, more ? 0 : EB_RING_FOREVER);
-    EB_ENSURE(status == EB_OK || status == EB_ERR_RING_TIMEOUT, status);
-    idle = !moved && status != EB_OK;
-  } while (status != EB_OK || !x->crossing->reply.final);
-  EB_ENSURE(x->sent == x->crossing->in_len, EB_ERR_RING_CORRUPT);
+    const bool wait = put == n;
+    if (taken == n || (!wait && put % LOOK_PAGES != 0)) continue;
+    EB_TRY(eb_ring_consumed(calls, wait ? (taken + 1) * EB_RECORD_SIZE : 0, wait ? EB_RING_FOREVER : 0, &made));
+    for (made /= EB_RECORD_SIZE; taken < made; taken++)
+      EB_TRY(take(crossing, room + taken * EB_RECORD_SIZE, EB_RECORD_SIZE));
+  }
+done:
+  return status;
+}
+
+static eb_status cross_parts(eb_client_lane *lane, eb_crossing *crossing) {
+  const size_t units = crossing->in_unit == 1 ? 0 : crossing->in_len / crossing->in_unit;
+  eb_status status = EB_OK;
+  for (size_t sent = 0, n; sent < units; sent += n) {
+    n = units - sent < EB_PART_PAGES ? units - sent : EB_PART_PAGES;
+    EB_TRY(cross_part(lane, crossing, sent, n));
+  }
+done:
+  return status;
+}
+
+static eb_status take_replies(eb_client_lane *lane, eb_crossing *crossing) {
+  eb_reply *reply = &crossing->reply;
+  eb_status status = EB_OK;
+  do {
+    const uint8_t *message = NULL;
+    size_t len = 0;
+    EB_TRY(eb_ring_peek(&lane->replies, EB_RING_FOREVER, &message, &len));
+    const size_t head = len < sizeof *reply ? len : sizeof *reply;
+    EB_ENSURE(head >= EB_REPLY_HEADER, EB_ERR_RING_CORRUPT);
+    memcpy(reply, message, head);
+    EB_ENSURE(reply->small_len <= head - EB_REPLY_HEADER, EB_ERR_RING_CORRUPT);
+    EB_TRY(take(crossing, message + head, len - head));
+    eb_ring_consume(&lane->replies);
+  } while (!reply->final);
+done:
+  return status;
+}
+
+static eb_status converse(eb_client_lane *lane, eb_crossing *crossing) {
+  eb_status status = EB_OK;
+  eb_ring_restart(&lane->calls);
+  EB_TRY(send_bytes(lane, crossing)); /* before pages, so that the bridge makes ready while they are copied */
+  EB_TRY(cross_parts(lane, crossing));
+  EB_TRY(take_replies(lane, crossing));
 done:
   return status;
 }
@@ -295,7 +264,8 @@ eb_status eb_cross(eb_bridge *bridge, eb_crossing *crossing) {
   EB_TRY(eb_client_usable(bridge));
   EB_ENSURE(!atomic_load(&bridge->dead), EB_ERR_BRIDGE_DIED);
   if (crossing->in_unit == 0) crossing->in_unit = 1;
-  crossing->call.bulk_len = size_across(crossing, crossing->in_len);
+  const bool bytes = crossing->in_unit == 1;
+  crossing->call.bulk_len = bytes ? crossing->in_len : crossing->in_len / crossing->in_unit * EB_RECORD_SIZE;
 
   const bool descriptors = crossing->fd_count > 0;
   if (descriptors) {
@@ -304,10 +274,7 @@ eb_status eb_cross(eb_bridge *bridge, eb_crossing *crossing) {
   }
   if (status == EB_OK) {
     const uint32_t index = take_lane(bridge);
-    exchange x = {.lane = &bridge->lanes[index], .crossing = crossing, .part = EB_FIRST_PART};
-    eb_ring_restart(&x.lane->calls);
-    status = send_part(&x, sizeof crossing->call, EB_RING_FOREVER);
-    if (status == EB_OK) status = converse(&x);
+    status = converse(&bridge->lanes[index], crossing);
     if (status != EB_OK) { /* closed: the watcher did; anything else: a program that cannot be spoken with */
       eb_client_end(bridge);
       status = EB_ERR_BRIDGE_DIED;

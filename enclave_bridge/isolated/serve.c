@@ -19,38 +19,47 @@ static size_t largest_part(eb_bulk bulk) {
   return bulk == EB_BULK_BYTES ? EB_PART_BYTES : EB_PART_PAGES * unit_of(bulk);
 }
 
-/* Takes `len` bytes behind `at` as a part, if they are whole units and no more than was announced. */
-static bool accept_part(eb_job *job, const uint8_t *at, size_t len) {
+/* Takes what is behind the first `at` bytes of a message of `len` bytes as a part, if it is whole units and no more than
+ * was announced. */
+static bool accept_part(eb_job *job, const uint8_t *message, size_t len, size_t at) {
   const eb_bulk bulk = eb_rows[job->call.op].bulk;
-  if (len > job->call.bulk_len - job->taken || len > largest_part(bulk) || len % unit_of(bulk) != 0) {
-    job->broken = true;
-    return false;
-  }
-  job->part = at;
-  job->part_len = len;
-  job->taken += len;
-  job->unanswered = bulk == EB_BULK_IN_PLACE && len > 0;
-  return true;
+  job->part = message + at;
+  job->part_at = at;
+  job->part_len = len - at;
+  job->broken = job->part_len > job->call.bulk_len - job->taken || job->part_len > largest_part(bulk) ||
+                job->part_len % unit_of(bulk) != 0;
+  job->taken += job->part_len;
+  return !job->broken;
 }
 
-static void answer(eb_job *job, bool sealed) {
-  job->unanswered = false;
-  job->reply.number = sealed;
-  if (eb_job_room(job, 0) != NULL) eb_job_send(job, 0, false);
-  job->reply.number = 0;
+eb_status eb_job_arrived(eb_job *job, size_t at_least, size_t *arrived) {
+  size_t of_message = 0;
+  if (!job->broken)
+    job->broken = eb_ring_arrived(&job->lane->calls, job->part_at + at_least, EB_RING_FOREVER, &of_message) != EB_OK;
+  if (job->broken) return EB_ERR_BRIDGE_DIED;
+  *arrived = of_message - job->part_at;
+  return EB_OK;
 }
 
-void eb_job_sealed(eb_job *job) { answer(job, true); }
+void eb_job_made(eb_job *job, size_t len) { (void)eb_ring_consume_some(&job->lane->calls, job->part_at + len); }
+
+/* Consumes the part, or the call if it has none. A call that failed has not waited for all of it. */
+static void leave_part(eb_job *job) {
+  size_t arrived = 0;
+  if (eb_job_arrived(job, job->part_len, &arrived) == EB_OK) eb_ring_consume(&job->lane->calls);
+}
 
 bool eb_job_next(eb_job *job) {
-  const uint8_t *at = NULL;
-  size_t len = 0;
-  job->part_len = 0;
-  if (job->unanswered) answer(job, false);
+  eb_ring *calls = &job->lane->calls;
+  const uint8_t *message = NULL;
+  size_t len = 0, arrived = 0;
   if (job->broken || job->taken == job->call.bulk_len) return false;
-  eb_ring_consume(&job->lane->calls);
-  const bool taken = eb_ring_peek(&job->lane->calls, EB_RING_FOREVER, &at, &len) == EB_OK && accept_part(job, at, len);
-  if (!taken || job->part_len == 0) job->broken = true;
+  leave_part(job);
+  if (job->broken) return false;
+  const bool grows = eb_rows[job->call.op].bulk != EB_BULK_BYTES;
+  const eb_status status = grows ? eb_ring_peek_growing(calls, EB_RING_FOREVER, &message, &len, &arrived)
+                                 : eb_ring_peek(calls, EB_RING_FOREVER, &message, &len);
+  job->broken = status != EB_OK || !accept_part(job, message, len, 0) || job->part_len == 0;
   return !job->broken;
 }
 
@@ -131,7 +140,7 @@ static bool serve_call(eb_lane *lane, const uint8_t *message, size_t len) {
   if (job.call.small_len < row->small_least || job.call.small_len > row->small_most) return false;
   if (job.call.bulk_len > 0 && row->bulk == EB_BULK_NONE) return false;
   if (row->bulk == EB_BULK_BYTES && job.call.bulk_len > EB_MAX_MESSAGE_SIZE) return false;
-  if (!accept_part(&job, message + sizeof job.call, len - sizeof job.call)) return false;
+  if (!accept_part(&job, message, len, sizeof job.call)) return false;
   receive_descriptors(lane->server->socket, row->descriptors, job.fds);
   eb_ring_restart(&lane->replies);
 
@@ -141,7 +150,7 @@ static bool serve_call(eb_lane *lane, const uint8_t *message, size_t len) {
   while (eb_job_next(&job)) continue; /* what a failed call left */
   for (uint32_t i = 0; i < EB_CALL_DESCRIPTORS; i++)
     if (job.fds[i] >= 0) close(job.fds[i]);
-  eb_ring_consume(&lane->calls); /* before the caller goes on: its next call is to find the ring empty */
+  leave_part(&job); /* before the caller goes on: its next call is to find the ring empty */
   job.reply.status = (int32_t)status;
   if (!job.reply.final && eb_job_room(&job, 0) != NULL) eb_job_send(&job, 0, true);
   eb_lane_give(lane->server->bridge, job.used.lane, job.used.pages);

@@ -46,11 +46,11 @@ typedef struct {
   int fds[EB_CALL_DESCRIPTORS]; /* -1: none */
   const uint8_t *bulk; /* gathered bytes */
   const uint8_t *part; /* hostile memory: read once */
-  size_t part_len;
+  size_t part_len;     /* what it will be; pages and records may still be on their way (eb_job_arrived) */
+  size_t part_at;      /* where in the message of the ring */
   uint64_t taken;  /* bytes of bulk data of the parts so far, this one included */
   uint8_t *room;   /* reserved for the next reply */
   bool broken;     /* the caller does not keep to the form, or is gone */
-  bool unanswered; /* the part, and it wants an answer: see wire.h */
   eb_used_lane used; /* to be given back after the reply */
   eb_reply reply;
 } eb_job;
@@ -69,8 +69,10 @@ extern void (*eb_server_violated)(eb_lane *lane);
 
 /* The next part of a streamed call's bulk data; false when there is none, or job->broken. */
 bool eb_job_next(eb_job *job);
-/* Says that the records are in the part's place. A part for which nobody says so was passed over. */
-void eb_job_sealed(eb_job *job);
+/* Waits for at_least bytes of the part; *arrived says how many there are. EB_ERR_BRIDGE_DIED: job->broken. */
+EB_MUST_USE eb_status eb_job_arrived(eb_job *job, size_t at_least, size_t *arrived);
+/* Tells the caller that what was to be made of the first len bytes of the part is in their place. */
+void eb_job_made(eb_job *job, size_t len);
 /* Room for a reply with len bytes of bulk data behind it; NULL when the caller is gone. */
 uint8_t *eb_job_room(eb_job *job, size_t len);
 /* Publishes job->reply, and the len bytes that were put behind it, into the room. */

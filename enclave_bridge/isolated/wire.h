@@ -7,12 +7,11 @@
  *                      data as messages of their own, each of whole units: bytes or records. A page is a record whose
  *                      header and tag are not there yet
  *   bridge -> caller   eb_reply with bulk data behind it, as often as there is some; `final` marks the last. One without
- *                      bulk data ends with its small data: each line of memory that crosses takes its time. Where
- *                      pages become records in their places there is a reply to each part, and the caller takes the
- *                      records from where it put the pages: the memory changes hands twice, not four times. `number` is
- *                      1, or 0 when nothing became of the part
+ *                      bulk data ends with its small data: each line of memory that crosses takes its time
  *
- * Bulk data is worked on part by part, so one side copies a part while the other seals or opens the one before.
+ * A part of pages or records grows (ring.h): the bridge seals or opens one while the caller copies the next. Where pages
+ * become records in their places, what the bridge is through with has been sealed, and the caller takes it from where it
+ * put the pages: the memory changes hands twice, not four times. If the call fails it is what the caller put there.
  *
  * To add a function of enclave_bridge.h:
  *   1. a row in EB_CALLS below;
@@ -28,15 +27,10 @@
 
 #include "enclave_bridge.h"
 
-#define EB_WIRE_VERSION 5u
+#define EB_WIRE_VERSION 6u
 #define EB_MAX_LANES 16u
-/* Of each of a lane's two rings: more than a batch of 256 records, so that who sends one need not wait for room in the
- * middle of it. */
-#define EB_LANE_CAPACITY ((size_t)2 << 20)
-#define EB_PART_PAGES 16u                  /* most pages or records in one part */
-#define EB_FIRST_PART 2u                   /* pages: the other side begins as soon as there is something */
-#define EB_LAST_PART 4u                    /* pages: so few that are left are one part */
-#define EB_PARTS_KEPT 14u                  /* most parts whose records are yet to be taken from their places */
+#define EB_LANE_CAPACITY ((size_t)4 << 20) /* of each of a lane's two rings: twice the largest message, at least */
+#define EB_PART_PAGES 256u                 /* most pages or records in one part */
 #define EB_PART_BYTES ((size_t)64 << 10)   /* most bytes in one part of anything else */
 #define EB_MAX_OTHERS 4096u                /* handles beside sessions and handshakes */
 
@@ -59,8 +53,8 @@ typedef enum {
 #define EB_CALL_DESCRIPTORS 2u
 
 /* What the bulk data of a call is: nothing, bytes gathered before the function runs, or pages or records that it takes
- * part by part; pages that become records in their places. */
-typedef enum { EB_BULK_NONE, EB_BULK_BYTES, EB_BULK_PAGES, EB_BULK_IN_PLACE, EB_BULK_RECORDS } eb_bulk;
+ * as they come. */
+typedef enum { EB_BULK_NONE, EB_BULK_BYTES, EB_BULK_PAGES, EB_BULK_RECORDS } eb_bulk;
 
 /* X(name, first, second and third handle, length of small data (least, most), bulk, how many descriptors come along) */
 #define EB_CALLS(X)                                                                                 \
@@ -100,7 +94,7 @@ typedef enum { EB_BULK_NONE, EB_BULK_BYTES, EB_BULK_PAGES, EB_BULK_IN_PLACE, EB_
   X(guard_renew, GUARD, NONE, NONE, 0, 0, NONE, 0)                                                  \
   X(source_open, NONE, NONE, NONE, 0, 0, NONE, 1)                                                \
   X(pages_seal_from, SESSION, MAYBE_TRANSFER, SOURCE, 0, 0, NONE, 0)                            \
-  X(pages_seal, SESSION, MAYBE_TRANSFER, NONE, 0, 0, IN_PLACE, 0)                               \
+  X(pages_seal, SESSION, MAYBE_TRANSFER, NONE, 0, 0, PAGES, 0)                                  \
   X(pages_open, SESSION, TRANSFER, NONE, 0, 0, RECORDS, 0)                                       \
   X(lent_new, NONE, NONE, NONE, 0, 0, NONE, 1)                                                   \
   X(lent_seal, SESSION, MAYBE_TRANSFER, LENT, 0, 0, PAGES, 0)                                    \

@@ -1,11 +1,17 @@
 /*
- * The ring of src/ring.c: positions, wrapping with skipped slots, and how an end falls asleep and is
+ * The ring of src/ring.c: positions, wrapping with skipped slots, messages that grow, and how an end falls asleep and is
  * woken. SLOTS slots, MESSAGES messages of one and two slots, so that every offset, full and
- * empty occur. A sleep has no end here: a lost wake-up is a deadlock, which spin finds.
+ * empty occur. Some of two slots grow: each slot is told when it is put, turned over in its place by the consumer, who
+ * tells that too, and then looked at by the producer. A sleep has no end here: a lost wake-up is a deadlock, which spin
+ * finds.
  *
  * .ci/model checks it as it is, then with each of these mistakes, which it must find:
  *   NO_FENCE    a position is stored without the order that a sequentially consistent store has:
- *               it may become visible after the following load of the peer's `sleeping` (x86-TSO)
+ *               it may become visible after the following load of the peer's `sleeping` (x86-TSO). What is told of a
+ *               part of a message that grows is stored so, but not the last of it
+ *   LAST_HINT   the last of it is, by the producer
+ *   BETWEEN     the producer waits for what becomes of a message that it has not told all of
+ *   TOO_SOON    the consumer does not wait for the rest of a message that grows
  *   NO_RECHECK  the sleeper does not look again once it has said that it sleeps
  *   NO_COMPARE  the futex sleeps whatever the flag says by then
  *   NO_SKIP     the room that the skipped slots take is not counted
@@ -18,6 +24,8 @@
 #endif
 #define SKIPPED 255
 #define SIZE(i) (1 + ((i) % 3 != 0)) /* at most SLOTS / 2 */
+#define GROWS(i) ((i) % 6 == 4) /* after enough that do not, since the ring is empty afterwards */
+#define TURNED 128
 
 byte slot[SLOTS]
 byte head, tail /* published and consumed slots, ever: they are not reset, as in ring.c */
@@ -25,10 +33,20 @@ bit producer_sleeps, consumer_sleeps /* the flags, which are the futexes */
 bit producer_naps, consumer_naps /* asleep in the kernel */
 byte producer_wake_at, consumer_wake_at /* the other's position from which to wake */
 
-#ifdef NO_FENCE
+/* Stores that are not ordered wait in a buffer for a while. */
 byte head_buffer, tail_buffer
 bit head_waits, tail_waits
-#define STORE(position, value) atomic { position##_waits == 0 -> position##_buffer = value; position##_waits = 1 }
+#define HINT(position, value) atomic { position##_waits == 0 -> position##_buffer = value; position##_waits = 1 }
+#ifdef NO_FENCE
+#define STORE(position, value) HINT(position, value)
+#else
+#define STORE(position, value) atomic { position##_waits == 0 -> position = value }
+#endif
+#ifdef LAST_HINT
+#define STORE_LAST(position, value) HINT(position, value)
+#else
+#define STORE_LAST(position, value) STORE(position, value)
+#endif
 active proctype store_buffers() {
 end:
   do
@@ -36,9 +54,6 @@ end:
   :: atomic { tail_waits -> tail = tail_buffer; tail_waits = 0 }
   od
 }
-#else
-#define STORE(position, value) position = value
-#endif
 
 #ifdef NO_RECHECK
 #define LOOK_AGAIN(condition) false
@@ -112,10 +127,29 @@ active proctype producer() {
     if :: gap > 0 -> slot[own % SLOTS] = SKIPPED :: else fi;
     at = own + gap;
     slot[at % SLOTS] = number;
-    if :: SIZE(number) == 2 -> slot[(at + 1) % SLOTS] = number :: else fi;
-    own = at + SIZE(number);
-    STORE(head, own);
-    WAKE(own, consumer_sleeps, consumer_naps, consumer_wake_at);
+    if
+    :: GROWS(number) ->
+      own = at + 1;
+      HINT(head, own);
+      WAKE(own, consumer_sleeps, consumer_naps, consumer_wake_at);
+#ifdef BETWEEN
+      WAIT(tail - at >= 1 && tail - at <= 2, tail - at >= 1 && tail - at <= 2, at + 1, producer_sleeps, producer_naps,
+           producer_wake_at);
+#endif
+      slot[(at + 1) % SLOTS] = number;
+      own = at + 2;
+      STORE_LAST(head, own);
+      WAKE(own, consumer_sleeps, consumer_naps, consumer_wake_at);
+      WAIT(own - tail <= 1, own - tail <= 1, at + 1, producer_sleeps, producer_naps, producer_wake_at);
+      assert(slot[at % SLOTS] == number + TURNED);
+      WAIT(tail == own, tail == own, own, producer_sleeps, producer_naps, producer_wake_at);
+      assert(slot[(at + 1) % SLOTS] == number + TURNED)
+    :: else ->
+      if :: SIZE(number) == 2 -> slot[(at + 1) % SLOTS] = number :: else fi;
+      own = at + SIZE(number);
+      STORE(head, own);
+      WAKE(own, consumer_sleeps, consumer_naps, consumer_wake_at)
+    fi;
     number++
   :: else -> break
   od
@@ -135,7 +169,21 @@ active proctype consumer() {
     :: else
     fi;
     assert(slot[at % SLOTS] == number);
-    assert(SIZE(number) == 1 || (at % SLOTS != SLOTS - 1 && slot[(at + 1) % SLOTS] == number));
+    assert(SIZE(number) == 1 || at % SLOTS != SLOTS - 1);
+    if
+    :: GROWS(number) ->
+      slot[at % SLOTS] = number + TURNED;
+      own = at + 1;
+      HINT(tail, own);
+      WAKE(own, producer_sleeps, producer_naps, producer_wake_at);
+#ifndef TOO_SOON
+      WAIT(head != own, head != own, own + 1, consumer_sleeps, consumer_naps, consumer_wake_at);
+#endif
+      assert(slot[(at + 1) % SLOTS] == number);
+      slot[(at + 1) % SLOTS] = number + TURNED
+    :: else ->
+      assert(SIZE(number) == 1 || slot[(at + 1) % SLOTS] == number)
+    fi;
     own = at + SIZE(number);
     STORE(tail, own);
     WAKE(own, producer_sleeps, producer_naps, producer_wake_at);

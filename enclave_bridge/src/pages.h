@@ -16,6 +16,9 @@ typedef struct {
   /* The next part, of whole pages or records; *len 0 after the last. It is the page path's until the next call. */
   eb_status (*next)(void *context, const uint8_t **part, size_t *len);
   void *context;
+  /* Says how many pages of the part are there, and waits for the first at_least of them; `next` promises no more than that
+   * they come. NULL: all are there. Only pages that are sealed may come so. */
+  eb_status (*arrived)(void *context, size_t at_least, size_t *n);
   bool is_private; /* nobody else sees the part: it may be overwritten */
   size_t apart;    /* bytes from the end of a page to the next one */
 } eb_feed;
@@ -38,6 +41,8 @@ static inline eb_status eb_next_of_whole(void *context, const uint8_t **part, si
 typedef struct {
   /* Room for the next n records; NULL: nobody is there to take them. */
   uint8_t *(*room)(void *context, size_t n);
+  /* The first n of the room are there. NULL: nobody works on them meanwhile. */
+  void (*so_far)(void *context, size_t n);
   /* All n are in the room. It may be gone afterwards, and what was handed over is not taken back on failure. */
   void (*made)(void *context, size_t n);
   void *context;

@@ -24,7 +24,7 @@ static void made_in_flat(void *context, size_t n) {
   flat->filled += n * EB_RECORD_SIZE;
 }
 
-eb_sink eb_flat_sink(eb_flat *flat) { return (eb_sink){room_of_flat, made_in_flat, flat}; }
+eb_sink eb_flat_sink(eb_flat *flat) { return (eb_sink){.room = room_of_flat, .made = made_in_flat, .context = flat}; }
 
 void eb_flat_end(eb_flat *flat, eb_status status) {
   if (status != EB_OK && flat->filled > 0) memset(flat->buffer, 0, flat->filled);
@@ -35,6 +35,7 @@ void eb_flat_end(eb_flat *flat, eb_status status) {
 typedef struct {
   eb_session *session;
   eb_transfer *transfer; /* may be NULL */
+  const eb_feed *feed;
   const eb_sink *sink;
   size_t pages;          /* to be sealed */
   uint64_t first_index;  /* page of the transfer's window of the first record */
@@ -79,24 +80,38 @@ done:
   return status;
 }
 
+/* How many of the pages that are left, `there` of which have come, are sealed at once. Where another works on the records
+ * meanwhile, the last runs get smaller: nobody does anything beside what he makes of the last one. */
+static size_t next_run(const eb_sealer *sealer, size_t left, size_t there) {
+  enum { FEW = 4 };
+  const bool shared = sealer->sink->so_far != NULL && left > FEW;
+  const size_t most = smaller(sealer->session->send_gcm.ops->batch, shared ? (2 * left + 1) / 3 : left);
+  return smaller(most, there);
+}
+
 /* Seals a part into the sink's next room: all of it, or nothing is left there. */
-static eb_status seal_part(eb_sealer *sealer, const uint8_t *plain, size_t n, bool is_private) {
-  const eb_gcm_ops *ops = sealer->session->send_gcm.ops;
+static eb_status seal_part(eb_sealer *sealer, const uint8_t *plain, size_t n) {
+  const eb_feed *feed = sealer->feed;
+  const eb_sink *sink = sealer->sink;
+  const bool single_pass = sealer->session->send_gcm.ops->single_pass;
   eb_status status = EB_OK;
-  size_t begun = 0;
+  size_t begun = 0, there = feed->arrived != NULL ? 0 : n;
   eb_run run;
   EB_ENSURE(n <= sealer->pages - sealer->done, EB_ERR_LENGTH);
-  uint8_t *records = sealer->sink->room(sealer->sink->context, n);
+  uint8_t *records = sink->room(sink->context, n);
   EB_ENSURE(records != NULL, EB_ERR_BRIDGE_DIED);
   while (begun < n && status == EB_OK) {
+    if (begun == there) status = feed->arrived(feed->context, begun + 1, &there);
+    if (status != EB_OK) break;
     const uint8_t *pages = plain + begun * sealer->step;
-    const size_t some = smaller(ops->batch, n - begun);
-    uint8_t *private = is_private ? (uint8_t *)(uintptr_t)pages : sealer->lane->pages;
-    status = seal_run(sealer, &run, pages, some, ops->single_pass ? NULL : private, records + begun * EB_RECORD_SIZE);
+    const size_t some = next_run(sealer, n - begun, there - begun);
+    uint8_t *private = feed->is_private ? (uint8_t *)(uintptr_t)pages : sealer->lane->pages;
+    status = seal_run(sealer, &run, pages, some, single_pass ? NULL : private, records + begun * EB_RECORD_SIZE);
     begun += some;
+    if (status == EB_OK && sink->so_far != NULL) sink->so_far(sink->context, begun);
   }
   if (status == EB_OK)
-    sealer->sink->made(sealer->sink->context, n);
+    sink->made(sink->context, n);
   else
     memset(records, 0, begun * EB_RECORD_SIZE);
 done:
@@ -110,7 +125,8 @@ void eb_lane_leave(eb_bridge *bridge, eb_used_lane lane, eb_used_lane *used) {
     eb_lane_give(bridge, lane.lane, lane.pages);
 }
 
-static eb_status seal_all(eb_sealer *sealer, const eb_feed *feed, eb_used_lane *used) {
+static eb_status seal_all(eb_sealer *sealer, eb_used_lane *used) {
+  const eb_feed *feed = sealer->feed;
   const eb_gcm_ops *ops = sealer->session->send_gcm.ops;
   const bool writes_lane = !ops->single_pass && !feed->is_private;
   eb_bridge *bridge = sealer->session->bridge;
@@ -122,7 +138,7 @@ static eb_status seal_all(eb_sealer *sealer, const eb_feed *feed, eb_used_lane *
     size_t len = 0;
     EB_TRY(feed->next(feed->context, &part, &len));
     EB_ENSURE(len > 0, EB_ERR_LENGTH);
-    EB_TRY(seal_part(sealer, part, len / EB_PAGE_SIZE, feed->is_private));
+    EB_TRY(seal_part(sealer, part, len / EB_PAGE_SIZE));
   }
 done:
   eb_lane_leave(bridge, (eb_used_lane){sealer->lane, writes_lane ? smaller(ops->batch, sealer->pages) : 0}, used);
@@ -191,11 +207,11 @@ static void finish(eb_sealer *sealer, eb_status status, eb_result *result) {
 eb_status eb_pages_seal_fed(eb_session *session, eb_transfer *transfer, uint32_t region, uint64_t first_gpa, size_t len,
                             const eb_feed *plain, const eb_sink *records, eb_used_lane *used, eb_result *result) {
   eb_status status = EB_OK;
-  eb_sealer sealer = {.session = session, .transfer = transfer, .sink = records};
+  eb_sealer sealer = {.session = session, .transfer = transfer, .feed = plain, .sink = records};
   EB_TRY(eb_session_usable(session));
   EB_TRY(prepare(&sealer, region, first_gpa, len));
   EB_TRY(begin(&sealer));
-  EB_TRY(seal_all(&sealer, plain, used));
+  EB_TRY(seal_all(&sealer, used));
 done:
   finish(&sealer, status, result);
   return status;
@@ -252,11 +268,11 @@ eb_status eb_pages_seal_from_to(eb_session *session, eb_transfer *transfer, uint
                                 eb_source *source, uint64_t source_offset, size_t len, const eb_sink *records,
                                 eb_result *result) {
   eb_status status = EB_OK;
-  eb_sealer sealer = {.session = session, .transfer = transfer, .sink = records};
   eb_staging *staging = NULL;
   eb_reader reader;
   eb_read_feed context = {&reader, len};
   const eb_feed feed = {.next = next_of_reader, .context = &context, .is_private = true};
+  eb_sealer sealer = {.session = session, .transfer = transfer, .feed = &feed, .sink = records};
   EB_TRY(eb_session_usable(session));
   EB_TRY(prepare(&sealer, region, first_gpa, len));
   EB_TRY(eb_source_check(source, source_offset, len));
@@ -264,7 +280,7 @@ eb_status eb_pages_seal_from_to(eb_session *session, eb_transfer *transfer, uint
   staging = eb_staging_take(session->bridge);
   eb_reader_start(&reader, source, staging, source_offset, len);
   EB_TRY(begin(&sealer));
-  EB_TRY(seal_all(&sealer, &feed, NULL));
+  EB_TRY(seal_all(&sealer, NULL));
 done:
   finish(&sealer, status, result);
   if (staging != NULL) eb_staging_give(session->bridge, staging, smaller(len, EB_STAGING_SIZE));
@@ -314,10 +330,10 @@ done:
 eb_status eb_guard_seal_to(eb_guard *guard, eb_session *session, eb_transfer *transfer, uint64_t first_gpa,
                            uint64_t pages, const eb_sink *records, eb_result *result) {
   eb_status status = EB_OK;
-  eb_sealer sealer = {.session = session, .transfer = transfer, .sink = records};
   eb_guard_walk walk = {.staging = NULL};
   eb_guard_feed context = {.walk = &walk, .bad = UINT64_MAX};
   const eb_feed feed = {.next = next_of_guard, .context = &context, .is_private = true};
+  eb_sealer sealer = {.session = session, .transfer = transfer, .feed = &feed, .sink = records};
   EB_ENSURE(result != NULL, EB_ERR_ARGUMENT);
   *result = (eb_result){.bad_index = UINT64_MAX};
   EB_TRY(eb_session_usable(session));
@@ -328,7 +344,7 @@ eb_status eb_guard_seal_to(eb_guard *guard, eb_session *session, eb_transfer *tr
   context.next = sealer.first_index;
   eb_guard_walk_start(&walk, guard, sealer.first_index, pages);
   EB_TRY(begin(&sealer));
-  EB_TRY(seal_all(&sealer, &feed, NULL));
+  EB_TRY(seal_all(&sealer, NULL));
 done:
   if (status == EB_ERR_TAMPERED) result->bad_index = context.bad;
   finish(&sealer, status, result);

@@ -47,7 +47,7 @@ _Static_assert(sizeof(eb_ring_control) <= EB_RING_CONTROL, "the control block ha
 _Static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2, "atomics work between processes");
 
 /* The first word of a header: kind in the high half, length in the low one. */
-enum { MESSAGE = 0x4547534d, SKIP = 0x50494b53 };
+enum { MESSAGE = 0x4547534d, GROWING = 0x574f5247, SKIP = 0x50494b53 };
 
 static side *own_side(const eb_ring *ring) {
   return ring->end == EB_RING_PRODUCER ? &ring->shared->producer : &ring->shared->consumer;
@@ -212,8 +212,9 @@ static eb_status spin(eb_ring *ring, uint64_t need, uint64_t started_ns, uint64_
   for (unsigned looks = 1; status == EB_ERR_RING_TIMEOUT; looks++) {
     if (looks % LOOKS_PER_CLOCK == 0) {
       const uint64_t now = eb_ring_now();
-      if (now >= until_ns || now < ring->crowded_until) break;
+      if (now >= until_ns) break;
       if (now >= offer) {
+        if (now < ring->crowded_until) break;
         if (before < 0) before = switches();
         offer_core(ring, now, before);
         offer = now + OFFER_NS;
@@ -268,6 +269,30 @@ static eb_status wait_until_ready(eb_ring *ring, uint64_t need, uint64_t deadlin
   return status;
 }
 
+/* ---- what is told ------------------------------------------------------------------------------ */
+
+static void tell(eb_ring *ring, uint64_t position) {
+  ring->own = position;
+  atomic_store(&own_side(ring)->position, position);
+  wake_if_sleeping(peer_side(ring), position);
+}
+
+/* Without the order between the store and the look at `sleeping`: a peer that falls asleep at this moment may be missed,
+ * and is woken by what is told next. */
+static void hint(eb_ring *ring, uint64_t position) {
+  side *peer = peer_side(ring);
+  ring->own = position;
+  atomic_store_explicit(&own_side(ring)->position, position, memory_order_release);
+  if (atomic_load_explicit(&peer->sleeping, memory_order_relaxed) != 0) wake_if_sleeping(peer, position);
+}
+
+/* Bytes of the current message before a position. */
+static size_t length_before(const eb_ring *ring, uint64_t position) {
+  const int64_t len = (int64_t)(position - ring->begin) - (int64_t)EB_RING_HEADER;
+  if (len <= 0) return 0;
+  return (uint64_t)len < ring->current ? (size_t)len : ring->current;
+}
+
 /* ---- producer --------------------------------------------------------------------------------- */
 
 static eb_status usable(const eb_ring *ring, eb_ring_end end) {
@@ -291,6 +316,7 @@ eb_status eb_ring_reserve(eb_ring *ring, size_t len, uint64_t deadline_ns, uint8
   eb_status status = EB_OK;
   EB_TRY(usable(ring, EB_RING_PRODUCER));
   EB_ENSURE(room != NULL, EB_ERR_ARGUMENT);
+  EB_ENSURE(!ring->growing, EB_ERR_STATE);
   EB_ENSURE(len <= ring->capacity / 2 - EB_RING_HEADER, EB_ERR_LENGTH);
   const uint64_t skip = skip_before(ring, slots(len));
   EB_ENSURE(!ring->corrupt, EB_ERR_RING_CORRUPT);
@@ -298,8 +324,9 @@ eb_status eb_ring_reserve(eb_ring *ring, size_t len, uint64_t deadline_ns, uint8
   EB_TRY(wait_until_ready(ring, skip + slots(len), deadline_ns));
   ring->held = true;
   ring->skip = skip;
+  ring->begin = ring->own + skip;
   ring->current = len;
-  *room = ring->data + offset_of(ring, ring->own + skip) + EB_RING_HEADER;
+  *room = ring->data + offset_of(ring, ring->begin) + EB_RING_HEADER;
 done:
   return status;
 }
@@ -308,17 +335,52 @@ static void put_header(eb_ring *ring, uint64_t position, uint64_t kind, uint64_t
   atomic_store_explicit(header_at(ring, offset_of(ring, position)), kind << 32 | len, memory_order_relaxed);
 }
 
+static void put_headers(eb_ring *ring, uint64_t kind, size_t len) {
+  if (ring->skip > 0) put_header(ring, ring->own, SKIP, 0);
+  put_header(ring, ring->begin, kind, len);
+}
+
 eb_status eb_ring_publish(eb_ring *ring, size_t len) {
+  eb_status status = EB_OK;
+  EB_TRY(usable(ring, EB_RING_PRODUCER));
+  EB_ENSURE(ring->held && !ring->growing, EB_ERR_STATE);
+  EB_ENSURE(len <= ring->current, EB_ERR_LENGTH);
+  put_headers(ring, MESSAGE, len);
+  ring->held = ring->restart = false;
+  tell(ring, ring->begin + slots(len));
+done:
+  return status;
+}
+
+eb_status eb_ring_grow(eb_ring *ring, size_t len) {
   eb_status status = EB_OK;
   EB_TRY(usable(ring, EB_RING_PRODUCER));
   EB_ENSURE(ring->held, EB_ERR_STATE);
   EB_ENSURE(len <= ring->current, EB_ERR_LENGTH);
-  if (ring->skip > 0) put_header(ring, ring->own, SKIP, 0);
-  put_header(ring, ring->own + ring->skip, MESSAGE, len);
-  ring->own += ring->skip + slots(len);
-  ring->held = ring->restart = false;
-  atomic_store(&ring->shared->producer.position, ring->own);
-  wake_if_sleeping(&ring->shared->consumer, ring->own);
+  const uint64_t position = ring->begin + slots(len);
+  EB_ENSURE(!ring->growing || position >= ring->own, EB_ERR_LENGTH);
+  if (!ring->growing) put_headers(ring, GROWING, ring->current);
+  ring->restart = false;
+  ring->growing = ring->held = len < ring->current;
+  if (ring->growing)
+    hint(ring, position);
+  else
+    tell(ring, position);
+done:
+  return status;
+}
+
+eb_status eb_ring_consumed(eb_ring *ring, size_t at_least, uint64_t deadline_ns, size_t *len) {
+  eb_status status = EB_OK;
+  EB_TRY(usable(ring, EB_RING_PRODUCER));
+  EB_ENSURE(len != NULL, EB_ERR_ARGUMENT);
+  EB_ENSURE(!ring->held || deadline_ns == 0, EB_ERR_STATE);
+  EB_ENSURE(at_least <= ring->current, EB_ERR_LENGTH);
+  EB_TRY(look(ring));
+  /* So much is free when the consumer is there: at least half of the ring, which is when a producer wants to be woken. */
+  if (at_least > length_before(ring, ring->peer))
+    status = wait_until_ready(ring, ring->capacity - (ring->own - (ring->begin + slots(at_least))), deadline_ns);
+  *len = length_before(ring, ring->peer);
 done:
   return status;
 }
@@ -337,35 +399,76 @@ static eb_status parse(eb_ring *ring) {
     offset = 0;
     header = atomic_load_explicit(header_at(ring, offset), memory_order_relaxed);
   }
-  const uint64_t len = header & UINT32_MAX;
-  if (header >> 32 != MESSAGE || len > ring->capacity / 2 - EB_RING_HEADER) return corrupt(ring);
-  if (slots(len) > available - skip || slots(len) > ring->capacity - offset) return corrupt(ring);
+  const uint64_t len = header & UINT32_MAX, kind = header >> 32;
+  if ((kind != MESSAGE && kind != GROWING) || len > ring->capacity / 2 - EB_RING_HEADER) return corrupt(ring);
+  if (slots(len) > ring->capacity - offset || (kind == MESSAGE && slots(len) > available - skip)) return corrupt(ring);
   ring->held = true;
   ring->skip = skip;
+  ring->begin = ring->own + skip;
   ring->current = len;
   return EB_OK;
 }
 
-eb_status eb_ring_peek(eb_ring *ring, uint64_t deadline_ns, const uint8_t **message, size_t *len) {
+/* Has all of the current message before a position arrived, which this end is not beyond? */
+static bool has_arrived(const eb_ring *ring, uint64_t position) { return usable_bytes(ring) >= position - ring->own; }
+
+eb_status eb_ring_peek_growing(eb_ring *ring, uint64_t deadline_ns, const uint8_t **message, size_t *len,
+                               size_t *arrived) {
   eb_status status = EB_OK;
   EB_TRY(usable(ring, EB_RING_CONSUMER));
-  EB_ENSURE(message != NULL && len != NULL, EB_ERR_ARGUMENT);
+  EB_ENSURE(message != NULL && len != NULL && arrived != NULL, EB_ERR_ARGUMENT);
   if (!ring->held) {
     EB_TRY(wait_until_ready(ring, EB_RING_SLOT, deadline_ns));
     EB_TRY(parse(ring));
   }
-  *message = ring->data + offset_of(ring, ring->own + ring->skip) + EB_RING_HEADER;
+  *message = ring->data + offset_of(ring, ring->begin) + EB_RING_HEADER;
   *len = ring->current;
+  *arrived = length_before(ring, ring->peer);
+done:
+  return status;
+}
+
+eb_status eb_ring_peek(eb_ring *ring, uint64_t deadline_ns, const uint8_t **message, size_t *len) {
+  size_t arrived = 0;
+  eb_status status = EB_OK;
+  EB_TRY(eb_ring_peek_growing(ring, deadline_ns, message, len, &arrived));
+  EB_TRY(eb_ring_arrived(ring, *len, deadline_ns, &arrived));
+done:
+  return status;
+}
+
+eb_status eb_ring_arrived(eb_ring *ring, size_t at_least, uint64_t deadline_ns, size_t *arrived) {
+  eb_status status = EB_OK;
+  EB_TRY(usable(ring, EB_RING_CONSUMER));
+  EB_ENSURE(arrived != NULL, EB_ERR_ARGUMENT);
+  EB_ENSURE(ring->held, EB_ERR_STATE);
+  EB_ENSURE(at_least <= ring->current, EB_ERR_LENGTH);
+  const uint64_t position = ring->begin + slots(at_least);
+  const bool wait = (int64_t)(position - ring->own) > 0 && !has_arrived(ring, position);
+  if (wait) EB_TRY(wait_until_ready(ring, position - ring->own, deadline_ns));
+  *arrived = length_before(ring, ring->peer);
+done:
+  return status;
+}
+
+eb_status eb_ring_consume_some(eb_ring *ring, size_t len) {
+  eb_status status = EB_OK;
+  EB_TRY(usable(ring, EB_RING_CONSUMER));
+  EB_ENSURE(ring->held, EB_ERR_STATE);
+  EB_ENSURE(len <= ring->current, EB_ERR_LENGTH);
+  const uint64_t position = ring->begin + slots(len);
+  EB_ENSURE((int64_t)(position - ring->own) >= 0 && has_arrived(ring, position), EB_ERR_LENGTH);
+  hint(ring, position);
 done:
   return status;
 }
 
 void eb_ring_consume(eb_ring *ring) {
   if (usable(ring, EB_RING_CONSUMER) != EB_OK || !ring->held) return;
-  ring->own += ring->skip + slots(ring->current);
+  const uint64_t position = ring->begin + slots(ring->current);
+  if (!has_arrived(ring, position)) return;
   ring->held = false;
-  atomic_store(&ring->shared->consumer.position, ring->own);
-  wake_if_sleeping(&ring->shared->producer, ring->own);
+  tell(ring, position);
 }
 
 /* ---- end --------------------------------------------------------------------------------------- */

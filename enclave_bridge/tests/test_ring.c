@@ -18,6 +18,7 @@
 /* Where things are in the shared memory: what a hostile peer knows. */
 enum { PRODUCER_POSITION = 128, PRODUCER_SLEEPING = 256, PRODUCER_CLOSED = 260, CONSUMER_POSITION = 384, CONSUMER_SLEEPING = 512 };
 #define MESSAGE UINT64_C(0x4547534d)
+#define GROWING UINT64_C(0x574f5247)
 #define SKIP UINT64_C(0x50494b53)
 
 typedef struct {
@@ -409,6 +410,115 @@ static void test_publish_when_the_peer_always_says_that_it_sleeps_still_works(vo
   close_rings(&open);
 }
 
+/* ---- messages that grow ---------------------------------------------------------------------- */
+
+static void test_growing_message_when_told_in_steps_arrives_and_is_consumed_in_steps(void) {
+  rings open = open_rings(CAPACITY);
+  const uint8_t *message = NULL, *again = NULL;
+  uint8_t *room = NULL;
+  size_t len = 0, n = 0;
+  for (int round = 0; round < 30; round++) { /* also past the end of the data */
+    CHECK_OK(eb_ring_reserve(&open.producer, 1000, 0, &room));
+    CHECK_STATUS(EB_ERR_RING_TIMEOUT, eb_ring_peek_growing(&open.consumer, 0, &message, &len, &n));
+    memset(room, round, 300);
+    CHECK_OK(eb_ring_grow(&open.producer, 0));
+    CHECK_OK(eb_ring_peek_growing(&open.consumer, 0, &message, &len, &n));
+    CHECK(message == room && len == 1000 && n < 64);
+    CHECK_OK(eb_ring_grow(&open.producer, 300));
+    CHECK_STATUS(EB_ERR_RING_TIMEOUT, eb_ring_peek(&open.consumer, 0, &again, &len));
+    CHECK_STATUS(EB_ERR_RING_TIMEOUT, eb_ring_arrived(&open.consumer, 500, 0, &n));
+    CHECK_OK(eb_ring_arrived(&open.consumer, 300, 0, &n));
+    CHECK(n >= 300 && n < 364 && message[299] == round);
+    CHECK_STATUS(EB_ERR_LENGTH, eb_ring_consume_some(&open.consumer, 500)); /* it has not arrived */
+    CHECK_OK(eb_ring_consumed(&open.producer, 0, 0, &n));
+    CHECK(n == 0);
+    CHECK_OK(eb_ring_consume_some(&open.consumer, 200));
+    CHECK_STATUS(EB_ERR_LENGTH, eb_ring_consume_some(&open.consumer, 100)); /* less than before */
+    eb_ring_consume(&open.consumer);                                         /* not yet */
+    CHECK_STATUS(EB_ERR_RING_TIMEOUT, eb_ring_consumed(&open.producer, 300, 0, &n));
+    CHECK(n >= 200 && n < 264);
+    memset(room + 300, round, 700);
+    CHECK_OK(eb_ring_grow(&open.producer, 1000));
+    CHECK_OK(eb_ring_peek(&open.consumer, 0, &again, &len));
+    CHECK(again == message && len == 1000 && message[999] == round);
+    CHECK_OK(eb_ring_consume_some(&open.consumer, 1000));
+    CHECK_OK(eb_ring_consumed(&open.producer, 1000, 0, &n));
+    CHECK(n == 1000);
+    eb_ring_consume(&open.consumer);
+    CHECK_STATUS(EB_ERR_STATE, eb_ring_arrived(&open.consumer, 0, 0, &n));
+    CHECK_STATUS(EB_ERR_STATE, eb_ring_consume_some(&open.consumer, 0));
+    put(&open, "between", 7);
+    take(&open, "between", 7);
+  }
+  close_rings(&open);
+}
+
+static void test_growing_message_when_used_out_of_order_is_refused(void) {
+  rings open = open_rings(CAPACITY);
+  const uint8_t *message = NULL;
+  uint8_t *room = NULL;
+  size_t len = 0, n = 0;
+  CHECK_STATUS(EB_ERR_STATE, eb_ring_grow(&open.producer, 0));
+  CHECK_OK(eb_ring_reserve(&open.producer, 500, 0, &room));
+  CHECK_STATUS(EB_ERR_LENGTH, eb_ring_grow(&open.producer, 501));
+  CHECK_OK(eb_ring_grow(&open.producer, 200));
+  CHECK_STATUS(EB_ERR_LENGTH, eb_ring_grow(&open.producer, 100));
+  CHECK_STATUS(EB_ERR_STATE, eb_ring_publish(&open.producer, 500));
+  CHECK_STATUS(EB_ERR_STATE, eb_ring_reserve(&open.producer, 500, 0, &room));
+  CHECK_STATUS(EB_ERR_STATE, eb_ring_consumed(&open.producer, 100, LATE, &n)); /* both would wait */
+  CHECK_STATUS(EB_ERR_LENGTH, eb_ring_consumed(&open.producer, 501, 0, &n));
+  CHECK_STATUS(EB_ERR_ARGUMENT, eb_ring_consumed(&open.producer, 0, 0, NULL));
+  CHECK_STATUS(EB_ERR_ARGUMENT, eb_ring_consumed(&open.consumer, 0, 0, &n));
+  CHECK_STATUS(EB_ERR_ARGUMENT, eb_ring_grow(&open.consumer, 0));
+  CHECK_STATUS(EB_ERR_ARGUMENT, eb_ring_peek_growing(&open.producer, 0, &message, &len, &n));
+  CHECK_STATUS(EB_ERR_ARGUMENT, eb_ring_peek_growing(&open.consumer, 0, &message, &len, NULL));
+  CHECK_STATUS(EB_ERR_ARGUMENT, eb_ring_arrived(&open.producer, 0, 0, &n));
+  CHECK_STATUS(EB_ERR_ARGUMENT, eb_ring_consume_some(&open.producer, 0));
+  CHECK_OK(eb_ring_peek_growing(&open.consumer, 0, &message, &len, &n));
+  CHECK_STATUS(EB_ERR_ARGUMENT, eb_ring_arrived(&open.consumer, 0, 0, NULL));
+  CHECK_STATUS(EB_ERR_LENGTH, eb_ring_arrived(&open.consumer, 501, 0, &n));
+  CHECK_STATUS(EB_ERR_LENGTH, eb_ring_consume_some(&open.consumer, 501));
+  eb_ring_close(&open.producer);
+  CHECK_OK(eb_ring_arrived(&open.consumer, 200, LATE, &n)); /* what was told still comes */
+  CHECK_STATUS(EB_ERR_RING_CLOSED, eb_ring_arrived(&open.consumer, 500, LATE, &n));
+  close_rings(&open);
+}
+
+static void test_growing_message_when_the_peer_lies_about_it_stops_for_good(void) {
+  const uint64_t bad[] = {GROWING << 32 | UINT32_MAX, GROWING << 32 | (CAPACITY / 2)};
+  for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+    rings open = open_rings(CAPACITY);
+    const uint8_t *message = NULL;
+    size_t len = 0, n = 0;
+    put(&open, "", 0);
+    scribble64(&open, EB_RING_CONTROL, bad[i]);
+    CHECK_STATUS(EB_ERR_RING_CORRUPT, eb_ring_peek_growing(&open.consumer, LATE, &message, &len, &n));
+    close_rings(&open);
+  }
+  rings open = open_rings(CAPACITY); /* across the end of the data */
+  const uint8_t *message = NULL;
+  uint8_t *room = NULL;
+  size_t len = 0, n = 0;
+  for (int i = 0; i < 2; i++) {
+    CHECK_OK(eb_ring_reserve(&open.producer, 3000, 0, &room));
+    CHECK_OK(eb_ring_publish(&open.producer, 3000));
+    CHECK_OK(eb_ring_peek(&open.consumer, 0, &message, &len));
+    eb_ring_consume(&open.consumer);
+  }
+  put(&open, "", 0);
+  scribble64(&open, EB_RING_CONTROL + open.consumer.own, GROWING << 32 | 3000);
+  CHECK_STATUS(EB_ERR_RING_CORRUPT, eb_ring_peek_growing(&open.consumer, LATE, &message, &len, &n));
+  close_rings(&open);
+
+  open = open_rings(CAPACITY); /* through with more than there is */
+  CHECK_OK(eb_ring_reserve(&open.producer, 500, 0, &room));
+  CHECK_OK(eb_ring_grow(&open.producer, 100));
+  scribble64(&open, CONSUMER_POSITION, 192);
+  CHECK_STATUS(EB_ERR_RING_CORRUPT, eb_ring_consumed(&open.producer, 0, 0, &n));
+  CHECK_STATUS(EB_ERR_RING_CORRUPT, eb_ring_grow(&open.producer, 200));
+  close_rings(&open);
+}
+
 /* ---- two threads, two processes --------------------------------------------------------------- */
 
 static size_t length_of(uint32_t i) { return 4 + (i * UINT32_C(2654435761) >> 20) % 3000; }
@@ -459,6 +569,57 @@ static void exchange_between_threads(uint64_t spin_limit_ns) {
 static void test_threads_when_they_spin_exchange_every_message(void) { exchange_between_threads(50000); }
 
 static void test_threads_when_they_only_sleep_exchange_every_message(void) { exchange_between_threads(0); }
+
+/* Both ends work on one message: the consumer turns each unit over in its place. */
+enum { UNIT = 130, UNITS = 30, GROWING_MESSAGES = 3000 };
+
+static void *turn_over(void *argument) {
+  eb_ring *ring = argument;
+  for (uint32_t i = 0; i < GROWING_MESSAGES; i++) {
+    const uint8_t *message = NULL;
+    size_t len = 0, arrived = 0;
+    CHECK_OK(eb_ring_peek_growing(ring, LATE, &message, &len, &arrived));
+    for (size_t done = 0; done < len; done += UNIT) {
+      CHECK_OK(eb_ring_arrived(ring, done + UNIT, LATE, &arrived));
+      for (size_t at = done; at < done + UNIT; at++) {
+        CHECK(message[at] == (uint8_t)(i + at));
+        ((uint8_t *)(uintptr_t)message)[at] ^= 0xff;
+      }
+      if (done / UNIT % 4 == i % 4) CHECK_OK(eb_ring_consume_some(ring, done + UNIT));
+    }
+    eb_ring_consume(ring);
+  }
+  return NULL;
+}
+
+static void grow_between_threads(uint64_t spin_limit_ns) {
+  rings open = open_rings(CAPACITY);
+  pthread_t thread;
+  open.producer.spin_limit_ns = open.consumer.spin_limit_ns = spin_limit_ns;
+  open.producer.nap_ns = open.consumer.nap_ns = UINT64_C(60000000000); /* a lost wake-up is seen */
+  CHECK(pthread_create(&thread, NULL, turn_over, &open.consumer) == 0);
+  for (uint32_t i = 0; i < GROWING_MESSAGES; i++) {
+    const size_t units = 1 + i * 7 % UNITS;
+    uint8_t *room = NULL;
+    size_t made = 0;
+    if (i % 3 == 0) eb_ring_restart(&open.producer);
+    CHECK_OK(eb_ring_reserve(&open.producer, units * UNIT, LATE, &room));
+    for (size_t put = 0; put < units; put++) {
+      for (size_t at = put * UNIT; at < (put + 1) * UNIT; at++) room[at] = (uint8_t)(i + at);
+      CHECK_OK(eb_ring_grow(&open.producer, (put + 1) * UNIT));
+    }
+    for (size_t taken = 0; taken < units; taken++) {
+      if (made < (taken + 1) * UNIT) CHECK_OK(eb_ring_consumed(&open.producer, (taken + 1) * UNIT, LATE, &made));
+      CHECK(made >= (taken + 1) * UNIT && room[taken * UNIT] == (uint8_t)(0xff ^ (uint8_t)(i + taken * UNIT)));
+    }
+  }
+  CHECK(pthread_join(thread, NULL) == 0);
+  close_rings(&open);
+}
+
+static void test_threads_when_they_spin_work_on_one_message(void) { grow_between_threads(50000); }
+
+static void test_threads_when_they_only_sleep_work_on_one_message(void) { grow_between_threads(0); }
 
 static void test_processes_exchange_every_message(void) {
   rings open = open_rings(EB_RING_MIN_CAPACITY * 4);
@@ -697,6 +858,11 @@ int main(void) {
   RUN(test_publish_when_the_peer_always_says_that_it_sleeps_still_works);
   RUN(test_threads_when_they_spin_exchange_every_message);
   RUN(test_threads_when_they_only_sleep_exchange_every_message);
+  RUN(test_growing_message_when_told_in_steps_arrives_and_is_consumed_in_steps);
+  RUN(test_growing_message_when_used_out_of_order_is_refused);
+  RUN(test_growing_message_when_the_peer_lies_about_it_stops_for_good);
+  RUN(test_threads_when_they_spin_work_on_one_message);
+  RUN(test_threads_when_they_only_sleep_work_on_one_message);
   RUN(test_processes_exchange_every_message);
   RUN(test_producer_when_the_consumer_is_killed_ends_at_the_deadline);
   RUN(test_close_by_the_peer_wakes_a_sleeper);

@@ -36,6 +36,13 @@ static void put_behind(caller *from, const void *head, size_t head_len, const vo
 
 void caller_put(caller *from, const void *bytes, size_t len) { put_behind(from, NULL, 0, bytes, len); }
 
+void caller_put_growing(caller *from, const void *bytes, size_t len, size_t told) {
+  uint8_t *room = NULL;
+  CHECK_OK(eb_ring_reserve(&from->calls, len, 0, &room));
+  if (len > 0) memcpy(room, bytes, len);
+  CHECK_OK(eb_ring_grow(&from->calls, told));
+}
+
 void caller_put_call(caller *from, eb_call call, const void *bulk, size_t len) {
   put_behind(from, &call, sizeof call, bulk, len);
 }

@@ -15,6 +15,8 @@ void caller_open(caller *made);
 void caller_close(caller *made);
 /* Puts a message into the lane: also a further part of a call's bulk data. */
 void caller_put(caller *from, const void *bytes, size_t len);
+/* Puts a message that grows, and tells of the first `told` bytes. */
+void caller_put_growing(caller *from, const void *bytes, size_t len, size_t told);
 /* A call with bulk data of its own length behind it. */
 void caller_put_call(caller *from, eb_call call, const void *bulk, size_t len);
 /* Serves what is in the lane and closes it: what is unfinished fails. True when the form was kept. */

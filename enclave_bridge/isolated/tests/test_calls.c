@@ -162,7 +162,7 @@ static void test_part_of_pages_when_it_has_no_page_is_given_up(void) {
 }
 
 /* Puts a call that seals three pages, in parts of one and two, and serves it. */
-static eb_reply seal_in_two_parts(eb_call call, uint64_t answers[2]) {
+static eb_reply seal_in_two_parts(eb_call call) {
   static uint8_t bytes[3 * EB_RECORD_SIZE];
   eb_reply reply;
   size_t len = 0;
@@ -171,44 +171,75 @@ static eb_reply seal_in_two_parts(eb_call call, uint64_t answers[2]) {
   call.number[1] = 0x1000;
   call.bulk_len = sizeof bytes;
   caller_put_call(&shared, call, bytes, EB_RECORD_SIZE);
-  caller_put(&shared, bytes + EB_RECORD_SIZE, 2 * EB_RECORD_SIZE);
+  caller_put_growing(&shared, bytes + EB_RECORD_SIZE, 2 * EB_RECORD_SIZE, 2 * EB_RECORD_SIZE);
   CHECK(caller_serve(&shared));
-  for (size_t i = 0; i < 2; i++) {
-    CHECK(caller_reply(&shared, &reply, &len) && !reply.final && len == 0);
-    answers[i] = reply.number;
-  }
   CHECK(caller_reply(&shared, &reply, &len) && reply.final && len == 0);
+  CHECK_OK(eb_ring_consumed(&shared.calls, 2 * EB_RECORD_SIZE, 0, &len));
   return reply;
 }
 
-static void test_pages_when_sealed_in_place_are_answered_part_by_part(void) {
-  uint64_t sessions[2], answers[2];
+/* The page of the call, and the first of the part behind it. */
+static const uint8_t *record_at(size_t which) {
+  const size_t first = EB_RING_HEADER + sizeof(eb_call);
+  const size_t second = (first + EB_RECORD_SIZE + EB_RING_SLOT - 1) / EB_RING_SLOT * EB_RING_SLOT + EB_RING_HEADER;
+  return shared.calls.data + (which == 0 ? first : second);
+}
+
+static void test_pages_when_sealed_in_place_are_records_there(void) {
+  uint64_t sessions[2];
   eb_call call = op(EB_OP_pages_seal);
   eb_record_header header;
   make_sessions(sessions);
   call.handle[0] = sessions[0];
   call.handle[1] = transfer(3);
-  const eb_reply reply = seal_in_two_parts(call, answers);
-  CHECK_STATUS(EB_OK, reply.status);
-  CHECK(answers[0] == 1 && answers[1] == 1);
-  const uint8_t *record = shared.calls.data + EB_RING_HEADER + sizeof call;
-  CHECK_OK(eb_record_parse(record, EB_RECORD_SIZE, &header));
-  CHECK(header.gpa == 0x1000 && header.region == 7 && record[EB_RECORD_HEADER_SIZE] != 0x5a);
+  CHECK_STATUS(EB_OK, seal_in_two_parts(call).status);
+  for (size_t i = 0; i < 2; i++) {
+    CHECK_OK(eb_record_parse(record_at(i), EB_RECORD_SIZE, &header));
+    CHECK(header.gpa == 0x1000 + i * EB_PAGE_SIZE && header.region == 7 && header.sequence == i);
+    CHECK(record_at(i)[EB_RECORD_HEADER_SIZE] != 0x5a);
+  }
   caller_renew(&shared);
   release(call.handle[1]);
   release(sessions[0]);
   release(sessions[1]);
 }
 
-/* Each part is answered, or a caller who keeps no more parts would wait for ever. */
-static void test_pages_when_refused_are_answered_and_left_alone(void) {
-  uint64_t answers[2];
-  const eb_reply reply = seal_in_two_parts(op(EB_OP_pages_seal), answers);
-  CHECK_STATUS(EB_ERR_ARGUMENT, reply.status);
-  CHECK(answers[0] == 0 && answers[1] == 0);
-  const uint8_t *page = shared.calls.data + EB_RING_HEADER + sizeof(eb_call) + EB_RECORD_HEADER_SIZE;
-  for (size_t i = 0; i < EB_PAGE_SIZE; i++) CHECK(page[i] == 0x5a);
+/* Each part is consumed, or a caller who waits for what becomes of it would wait for ever. */
+static void test_pages_when_refused_are_consumed_and_left_alone(void) {
+  CHECK_STATUS(EB_ERR_ARGUMENT, seal_in_two_parts(op(EB_OP_pages_seal)).status);
+  for (size_t i = 0; i < EB_PAGE_SIZE; i++) CHECK(record_at(0)[EB_RECORD_HEADER_SIZE + i] == 0x5a);
   caller_renew(&shared);
+}
+
+/* A caller that goes away in the middle of a part: of a call that seals, opens, or has failed before it. */
+static void test_part_when_it_never_comes_is_given_up(void) {
+  static const uint8_t bytes[3 * EB_RECORD_SIZE];
+  const eb_op ops[] = {EB_OP_pages_seal, EB_OP_pages_open};
+  eb_session_stats stats;
+  uint64_t sessions[2];
+  void *session = NULL;
+  make_sessions(sessions);
+  const uint64_t account = transfer(3);
+  for (size_t i = 0; i < 4; i++) {
+    for (size_t told = 0; told < 3; told++) {
+      eb_call call = op(ops[i % 2]);
+      call.handle[0] = i < 2 ? sessions[0] : 0;
+      call.handle[1] = account;
+      call.number[0] = 7;
+      call.number[1] = 0x1000;
+      call.bulk_len = sizeof bytes;
+      caller_put_call(&shared, call, NULL, 0);
+      caller_put_growing(&shared, bytes, sizeof bytes, told * EB_RECORD_SIZE);
+      CHECK(given_up());
+    }
+  }
+  CHECK_OK(eb_handles_take(&shared.server.handles, EB_KIND_SESSION, sessions[0], &session));
+  CHECK_OK(eb_session_get_stats(session, &stats));
+  CHECK(stats.sent_pages == 0 && stats.opened_pages == 0);
+  eb_handles_give(&shared.server.handles, sessions[0]);
+  release(account);
+  release(sessions[0]);
+  release(sessions[1]);
 }
 
 static void test_message_when_in_parts_is_one_message(void) {
@@ -452,8 +483,9 @@ int main(void) {
   RUN(test_bulk_data_when_other_than_announced_is_given_up);
   RUN(test_later_part_when_empty_or_too_long_is_given_up);
   RUN(test_part_of_pages_when_it_has_no_page_is_given_up);
-  RUN(test_pages_when_sealed_in_place_are_answered_part_by_part);
-  RUN(test_pages_when_refused_are_answered_and_left_alone);
+  RUN(test_pages_when_sealed_in_place_are_records_there);
+  RUN(test_pages_when_refused_are_consumed_and_left_alone);
+  RUN(test_part_when_it_never_comes_is_given_up);
   RUN(test_message_when_in_parts_is_one_message);
   RUN(test_handle_when_not_one_is_refused_in_every_call);
   RUN(test_handle_when_of_another_kind_is_refused);
