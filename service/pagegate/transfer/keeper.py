@@ -103,7 +103,7 @@ class BridgeKeeper:
             _log.error("the bridge process has died; its sessions are over. Another starts in %.2f s", delay)
             self._bridge = None
             self._changed(False)
-            bridge.close()
+            # Not closed: a call that took it just now hears BRIDGE_DIED from it, not STATE. It goes with its last user.
             delay = self._start_another(delay)
 
     def _until_it_ends(self, bridge: eb.Bridge) -> float:

@@ -86,6 +86,15 @@ def test_send_when_the_bridge_is_killed_in_it_attests_again_and_arrives_whole(
     until(lambda: restarted(server, killed[0]), "no bridge came back")
 
 
+def test_call_when_its_bridge_was_taken_before_it_died_hears_of_its_death(server: Server) -> None:
+    taken = server.bridge
+    former = kill(server)
+    until(lambda: restarted(server, former), "no bridge came back")
+    with pytest.raises(eb.BridgeStatusError) as refused:
+        taken.random(1)
+    assert refused.value.reason == "BRIDGE_DIED"
+
+
 def test_send_when_the_bridge_is_killed_again_and_again_ends(client: Client, server: Server) -> None:
     stop = threading.Event()
 
