@@ -184,17 +184,17 @@ static eb_status call_source_open(eb_job *job) {
 /* The bulk data of a call, as the page path wants it. */
 typedef struct {
   eb_job *job;
-  bool begun;
   size_t given; /* bytes of the part */
 } part_feed;
 
-/* There is one that is not used up, or *more is false. */
+/* Sees to it that not all of the part is given, or *more is false. */
 static eb_status next_part(part_feed *feed, bool *more) {
   eb_job *job = feed->job;
-  const bool go_on = feed->begun || job->part_len == 0;
-  *more = !go_on || eb_job_next(job);
-  feed->begun = true;
-  if (go_on) feed->given = 0;
+  *more = feed->given < job->part_len;
+  if (!*more && eb_job_next(job)) {
+    feed->given = 0;
+    *more = true;
+  }
   return job->broken ? EB_ERR_BRIDGE_DIED : EB_OK;
 }
 
@@ -204,6 +204,7 @@ static eb_status next_pages(void *context, const uint8_t **part, size_t *len) {
   const eb_status status = next_part(feed, &more);
   *part = feed->job->part + EB_RECORD_HEADER_SIZE;
   *len = more ? feed->job->part_len / EB_RECORD_SIZE * EB_PAGE_SIZE : 0;
+  feed->given = feed->job->part_len;
   return status;
 }
 
@@ -218,11 +219,11 @@ static eb_status arrived_pages(void *context, size_t at_least, size_t *n) {
 /* As many as are there. */
 static eb_status next_records(void *context, const uint8_t **part, size_t *len) {
   part_feed *feed = context;
-  bool more = true;
+  bool more = false;
   size_t arrived = 0;
   eb_status status = EB_OK;
-  if (!feed->begun || feed->given == feed->job->part_len) EB_TRY(next_part(feed, &more));
   *len = 0;
+  EB_TRY(next_part(feed, &more));
   if (!more) goto done;
   EB_TRY(eb_job_arrived(feed->job, feed->given + EB_RECORD_SIZE, &arrived));
   *part = feed->job->part + feed->given;

@@ -53,7 +53,7 @@ typedef struct {
   uint64_t begin;    /* where the current message is, or the last one: a position, past what is left out */
   size_t current;    /* length reserved, or of the message looked at */
   bool held;         /* there is a current message */
-  bool growing;      /* some of it was published, or consumed */
+  bool growing;      /* producer: some of it was told, and not all */
   bool restart;      /* eb_ring_restart's wish */
   bool corrupt;
   atomic_bool closed; /* by eb_ring_close of this end */
